@@ -1,0 +1,111 @@
+"""Audio files: reading as mono float32, writing as 16-bit WAV or FLAC, hashing what is heard rather than how it is stored."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr  # type: ignore[import-untyped]
+
+from asrmerge.errors import AudioError
+
+FORMATS = {".wav": "WAV", ".flac": "FLAC"}
+HASH_BLOCK = 1 << 18  # frames decoded at a time
+
+
+def read_audio(path: Path | str, sampling_rate: int = 16_000) -> npt.NDArray[np.float32]:
+    """The samples of ``path``: float32 [samples], mono (the mean of the channels), at ``sampling_rate`` hertz.
+
+    Anything libsndfile reads (WAV, FLAC, Ogg, MP3, …); resampled by soxr at its high quality, which is what ``librosa.resample``
+    does by default after seconds of import.
+
+    Raises:
+        AudioError: if the file is missing, cannot be decoded, or holds no samples or values that are not finite.
+    """
+    path = Path(path)
+    _check_present(path)
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise _unreadable(path, error) from error
+    if not len(samples):
+        raise _empty(path)
+    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+    if not np.isfinite(mono).all():
+        raise AudioError(f"{path}: the audio holds values that are not finite; export the file again.")
+    if rate != sampling_rate:
+        mono = soxr.resample(mono, rate, sampling_rate, quality="HQ")
+    return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def write_audio(path: Path | str, samples: npt.NDArray[np.floating], sampling_rate: int = 16_000) -> None:
+    """Write ``samples`` (float [samples], full scale ±1, clipped beyond) as 16-bit WAV or FLAC by the path's suffix, atomically.
+
+    The scale is 2¹⁵ both ways, so that 16-bit samples come back exactly as they were; libsndfile writes floats at 2¹⁵ − 1.
+
+    Raises:
+        AudioError: if the suffix is another, or the samples are not one finite, non-empty channel.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        raise AudioError(f"{path}: audio is written as {' or '.join(FORMATS)}; give the file one of these endings.")
+    samples = np.asarray(samples)
+    if samples.ndim != 1 or not len(samples) or not np.isfinite(samples).all():
+        raise AudioError(f"{path}: only one channel of finite samples can be written; got an array of shape {samples.shape}.")
+    pcm = np.clip(np.rint(samples.astype(np.float64) * 32_768), -32_768, 32_767).astype(np.int16)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            soundfile.write(stream, pcm, sampling_rate, format=FORMATS[path.suffix.lower()], subtype="PCM_16")
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def hash_audio(path: Path | str) -> str:
+    """SHA-256 of the decoded samples with sampling rate and number of channels, as hexadecimal.
+
+    The same for a WAV file and the FLAC made from it. Samples are taken as float64, which holds every integer format and float32
+    exactly.
+
+    Raises:
+        AudioError: if the file is missing, cannot be decoded, or holds no samples.
+    """
+    path = Path(path)
+    _check_present(path)
+    digest = hashlib.sha256()
+    frames = 0
+    try:
+        with soundfile.SoundFile(path) as file:
+            digest.update(f"{file.samplerate} {file.channels}\n".encode())
+            for block in file.blocks(HASH_BLOCK, dtype="float64", always_2d=True):
+                frames += len(block)
+                digest.update((block + 0.0).astype("<f8").tobytes())  # + 0.0: a float file's −0 is the same silence
+    except soundfile.SoundFileError as error:
+        raise _unreadable(path, error) from error
+    if not frames:
+        raise _empty(path)
+    return digest.hexdigest()
+
+
+def _check_present(path: Path) -> None:
+    if not path.is_file():
+        raise AudioError(f"{path}: there is no such audio file; check the path.")
+
+
+def _unreadable(path: Path, error: Exception) -> AudioError:
+    return AudioError(f"{path}: the audio cannot be decoded ({error}); export it again, as WAV or FLAC.")
+
+
+def _empty(path: Path) -> AudioError:
+    return AudioError(f"{path}: the audio holds no samples; export it again, or leave it out.")

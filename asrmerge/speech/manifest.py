@@ -1,0 +1,222 @@
+"""Utterances and their manifests: NeMo JSON lines, checked before any long work begins.
+
+One line is one utterance::
+
+    {"audio_filepath": "clips/0001.flac", "duration": 3.2, "text": "take two tablets", "speaker": "f03", "id": "0001"}
+
+``audio_filepath`` is absolute or relative to the manifest's folder; ``id``, ``speaker`` and ``domain`` may be left out; other
+keys are ignored, but for an ``offset`` above 0, which is refused.
+Format: https://docs.nvidia.com/nemo-framework/user-guide/latest/nemotoolkit/asr/datasets.html
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from asrmerge.errors import ManifestError
+from asrmerge.files import write_text
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording and what is said in it; ``duration`` in seconds."""
+
+    identifier: str
+    audio: Path
+    duration: float
+    text: str
+    speaker: str | None = None
+    domain: str | None = None
+
+
+def read_manifest(path: Path | str, *, domain: str | None = None) -> tuple[Utterance, ...]:
+    """The manifest's utterances, in order.
+
+    ``domain``, where given, takes the place of the lines' own. An utterance without ``id`` is named after its audio file; where
+    two files have the same name, the later ones get ``-2``, ``-3``, …
+
+    Raises:
+        ManifestError: with file, line number and remedy, at the first thing that would fail later.
+    """
+    path = Path(path)
+    lines = read_json_lines(path)
+    audio = [_audio(line, path.parent) for line in lines]
+    identifiers = _identifiers(lines, audio)
+    return tuple(
+        Utterance(
+            identifier=identifier,
+            audio=file,
+            duration=line.duration(),
+            text=line.filled("text", "write what is said in the recording, or leave the line out"),
+            speaker=line.label("speaker"),
+            domain=domain if domain is not None else line.label("domain"),
+        )
+        for line, file, identifier in zip(lines, audio, identifiers, strict=True)
+    )
+
+
+def write_manifest(path: Path | str, utterances: Iterable[Utterance]) -> None:
+    """Write ``utterances`` as NeMo JSON lines, atomically; audio beside or below the manifest is named relative to it."""
+    path = Path(path)
+    records = (
+        {
+            "id": utterance.identifier,
+            "audio_filepath": stored_path(utterance.audio, path.parent),
+            "duration": utterance.duration,
+            "text": utterance.text,
+            "speaker": utterance.speaker,
+            "domain": utterance.domain,
+        }
+        for utterance in utterances
+    )
+    write_text(path, "".join(json_line(record) for record in records))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a JSON-lines file, read field by field; every refusal names ``place`` (file and line number)."""
+
+    place: str
+    content: Mapping[str, Any]
+
+    def string(self, key: str) -> str:
+        """The text under ``key``, which may be empty but must be there."""
+        if key not in self.content:
+            raise ManifestError(f"{self.place}: the key '{key}' is missing; add it to the line.")
+        value = self.content[key]
+        if not isinstance(value, str):
+            raise ManifestError(f"{self.place}: '{key}' is {json.dumps(value)}; write it as text in quotation marks.")
+        return value
+
+    def filled(self, key: str, remedy: str) -> str:
+        """The text under ``key``, which must not be blank."""
+        value = self.string(key)
+        if not value.strip():
+            raise ManifestError(f"{self.place}: '{key}' is empty; {remedy}.")
+        return value
+
+    def duration(self) -> float:
+        """The recording's length in seconds."""
+        if "duration" not in self.content:
+            raise ManifestError(f"{self.place}: the key 'duration' is missing; add the recording's length in seconds.")
+        value = self.content["duration"]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ManifestError(
+                f"{self.place}: 'duration' is {json.dumps(value)}; write the recording's length in seconds, a number above 0."
+            )
+        return float(value)
+
+    def label(self, key: str) -> str | None:
+        """An optional name: text or a whole number; null, blank and absent are all ``None``."""
+        value = self.content.get(key)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        if value is not None and not isinstance(value, str):
+            raise ManifestError(f"{self.place}: '{key}' is {json.dumps(value)}; write it as text, or leave it out.")
+        return value if value and value.strip() else None
+
+
+def read_json_lines(path: Path) -> list[Line]:
+    """The objects of a JSON-lines file, blank lines left out.
+
+    Raises:
+        ManifestError: if the file is missing, empty or not UTF-8, or a line is not a JSON object.
+    """
+    # Split at "\n" only: str.splitlines would also cut at U+2028, which JSON allows inside a text.
+    lines = [
+        _parse(text, f"{path}, line {number}") for number, text in enumerate(_decode(path).split("\n"), start=1) if text.strip()
+    ]
+    if not lines:
+        raise ManifestError(f"{path}: the file holds no utterance; write one JSON object per line.")
+    return lines
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """``record`` as one line of JSON; keys without a value are left out."""
+    return json.dumps({key: value for key, value in record.items() if value is not None}, ensure_ascii=False) + "\n"
+
+
+def stored_path(audio: Path, folder: Path) -> str:
+    """How a file in ``folder`` names ``audio``: relative if below the folder, so that both can move together; else absolute."""
+    audio, folder = audio.absolute(), folder.absolute()
+    return (audio.relative_to(folder) if audio.is_relative_to(folder) else audio).as_posix()
+
+
+def unique_identifiers(lines: Sequence[Line]) -> list[str | None]:
+    """Every line's ``id``, ``None`` where it has none.
+
+    Raises:
+        ManifestError: naming both lines, if two have the same.
+    """
+    first: dict[str, str] = {}
+    identifiers = [line.label("id") for line in lines]
+    for line, identifier in zip(lines, identifiers, strict=True):
+        if identifier is not None and identifier in first:
+            where = first[identifier].rpartition(", ")[2]
+            raise ManifestError(f"{line.place}: the id '{identifier}' is already that of {where}; give every utterance its own.")
+        if identifier is not None:
+            first[identifier] = line.place
+    return identifiers
+
+
+def _decode(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ManifestError(f"{path}: there is no such file; check the path.") from error
+    except OSError as error:
+        raise ManifestError(f"{path}: the file cannot be read ({error.strerror}); check the path and its permissions.") from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise ManifestError(f"{path}, line {number}: the text is not UTF-8; save the file in UTF-8.") from error
+
+
+def _parse(text: str, place: str) -> Line:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise ManifestError(f"{place}: the line is not JSON ({error}); write one JSON object per line.") from error
+    if not isinstance(content, dict):
+        raise ManifestError(f"{place}: the line is not a JSON object; write it as {{\"audio_filepath\": …, \"text\": …}}.")
+    # json accepts half a surrogate pair; no file could hold it later.
+    if "\\u" in text and any(0xD800 <= ord(character) <= 0xDFFF for character in json.dumps(content, ensure_ascii=False)):
+        raise ManifestError(f"{place}: a \\u escape is half of a character; write the character itself.")
+    return Line(place, content)
+
+
+def _audio(line: Line, folder: Path) -> Path:
+    audio = folder / line.filled("audio_filepath", "write the path of the audio file")
+    # Reading the whole file for a segment of it would score every segment against the whole recording.
+    if line.content.get("offset"):
+        raise ManifestError(f"{line.place}: 'offset' asks for a part of {audio}; cut the segments into files of their own.")
+    if not _is_file(audio):
+        raise ManifestError(f"{line.place}: there is no audio file {audio}; correct the path, or leave the line out.")
+    return audio
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name too long for the file system
+        return False
+
+
+def _identifiers(lines: Sequence[Line], audio: Sequence[Path]) -> list[str]:
+    given = unique_identifiers(lines)
+    taken = {identifier for identifier in given if identifier is not None}
+    identifiers = []
+    for identifier, file in zip(given, audio, strict=True):
+        if identifier is None:
+            numbered = (f"{file.stem}-{number}" if number > 1 else file.stem for number in count(1))
+            identifier = next(name for name in numbered if name not in taken)
+            taken.add(identifier)
+        identifiers.append(identifier)
+    return identifiers
