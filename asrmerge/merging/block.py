@@ -1,0 +1,81 @@
+"""What a merge method is, and what it sees of one parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from asrmerge.errors import ConfigError
+
+
+class Parameters(BaseModel):
+    """Base of the methods' parameters: unknown keys, NaN and Inf are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One parameter of every model. All tensors are float32, of one shape, and must not be written to.
+
+    ``deltas`` are the task vectors where they are held already, as during a search; else they are computed on demand.
+    """
+
+    name: str
+    base: Tensor | None
+    experts: Sequence[Tensor]
+    weights: Sequence[float]
+    deltas: Sequence[Tensor] | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of every tensor of the block."""
+        return (self.base if self.base is not None else self.experts[0]).shape
+
+    def task_vectors(self) -> Sequence[Tensor]:
+        """τₜ = θₜ − θ₀ of every expert.
+
+        Raises:
+            ConfigError: there is no base.
+        """
+        if self.deltas is not None:
+            return self.deltas
+        if self.base is None:
+            raise ConfigError(f"{self.name} has no base to subtract: name the base in the recipe.")
+        return [expert - self.base for expert in self.experts]
+
+    def weighted_sum(self, coefficients: Sequence[float]) -> Tensor:
+        """Σ cₜθₜ, by fused multiply-adds; from the task vectors, as (Σ cₜ)θ₀ + Σ cₜτₜ, where those are held."""
+        if self.deltas is None or self.base is None:
+            return add_scaled(torch.zeros_like(self.experts[0]), self.experts, coefficients)
+        return add_scaled(self.base * sum(coefficients), self.deltas, coefficients)
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A merge method: pure mathematics on one block, with typed parameters."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def needs_base(self) -> bool: ...
+
+    @property
+    def parameters(self) -> type[Parameters]: ...
+
+    def merge(self, block: Block, parameters: Any) -> Tensor:
+        """The merged tensor, float32, of the block's shape; a new tensor, never one of the block's."""
+        ...
+
+
+def add_scaled(total: Tensor, tensors: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
+    """total + Σ cₜxₜ, in place in ``total``, one fused multiply-add per tensor."""
+    for tensor, coefficient in zip(tensors, coefficients, strict=True):
+        total.add_(tensor, alpha=coefficient)
+    return total

@@ -1,0 +1,164 @@
+"""Merging into a model in memory: what the search uses, so that no candidate touches the disk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+from asrmerge.checkpoints.names import canonical_name, tied_names
+from asrmerge.errors import CheckpointError, ConfigError, IncompatibleError
+from asrmerge.merging.block import Block, Parameters
+from asrmerge.merging.engine import merge_block
+from asrmerge.merging.registry import get_method
+from asrmerge.merging.units import Unit, plan_units
+from asrmerge.validation import suggest, validate
+
+
+@dataclass(frozen=True, eq=False)
+class _Resident:
+    """One unit in memory: the model's own tensors, the base's values of them, float32 base and task vectors."""
+
+    unit: Unit
+    targets: tuple[Tensor, ...]
+    stored: tuple[Tensor, ...]  # the base as the model holds it; decomposing again would not restore it to the bit
+    base: Tensor
+    deltas: Mapping[str, Tensor]
+
+
+class _Experts(Sequence[Tensor]):
+    """θₜ = θ₀ + τₜ, made when a method asks: most ask for task vectors only."""
+
+    def __init__(self, base: Tensor, deltas: Sequence[Tensor]) -> None:
+        self._base = base
+        self._deltas = deltas
+
+    def __len__(self) -> int:
+        return len(self._deltas)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tensor]: ...
+    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
+        if isinstance(index, slice):
+            return [self._base + delta for delta in self._deltas[index]]
+        return self._base + self._deltas[index]
+
+
+class LiveMerge:
+    """Holds base and task vectors in float32 beside a live model, and writes merges into its parameters.
+
+    The base is what ``model`` holds when this is made. Methods are the engine's own; blocks come with their task vectors, so
+    linear and task arithmetic are one fused multiply-add per expert, and values equal the engine's to float32 rounding.
+    Memory, on the model's device: (1 + number of experts) × the model in float32, and a copy of a base that is not in float32.
+    """
+
+    def __init__(self, model: nn.Module, experts: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """``experts``: name → state, as of ``model.state_dict()`` or read from a checkpoint; old spellings are understood.
+
+        Raises:
+            ConfigError: no experts.
+            IncompatibleError: an expert lacks a tensor, has one too many, or one of another shape.
+            CheckpointError: NaN or Inf in an expert or in the model.
+        """
+        if not experts:
+            raise ConfigError("a live merge needs at least one expert: give one.")
+        config = _config(model)
+        targets = _float_tensors(model)
+        known = {canonical_name(name) for name in model.state_dict()} | set(tied_names(config))
+        states = {name: _checked_state(name, state, targets, known) for name, state in sorted(experts.items())}
+        units = plan_units({name: tensor.dtype for name, tensor in targets.items()}, str(config.get("model_type", "")))
+        self._residents = [_resident(unit, targets, states) for unit in units if not unit.copied]
+        self._names = tuple(states)
+
+    @torch.no_grad()
+    def apply(self, method: str, weights: Mapping[str, float], parameters: Mapping[str, Any] | Parameters | None = None) -> None:
+        """Write the merge of the experts named in ``weights`` into the model; the others take no part.
+
+        Raises:
+            ConfigError: an unknown method, parameter or expert, or no weights.
+        """
+        chosen = get_method(method)
+        if isinstance(parameters, Parameters):
+            parameters = parameters.model_dump()
+        checked = validate(chosen.parameters, dict(parameters or {}), f"parameters of {method}")
+        names = self._check_names(weights)
+        values = [float(weights[name]) for name in names]
+        for resident in self._residents:
+            deltas = [resident.deltas[name] for name in names]
+            block = Block(resident.unit.name, resident.base, _Experts(resident.base, deltas), values, deltas)
+            merged = merge_block(chosen, block, checked)
+            _write(resident.targets, resident.unit.decompose(merged, resident.stored))
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the base back, to the bit."""
+        for resident in self._residents:
+            _write(resident.targets, resident.stored)
+
+    def _check_names(self, weights: Mapping[str, float]) -> list[str]:
+        for name in weights:
+            if name not in self._names:
+                raise ConfigError(f"unknown expert '{name}' in the weights; {suggest(name, self._names)}.")
+        if not weights:
+            raise ConfigError("no weights to merge with: give one per expert.")
+        for name, weight in weights.items():
+            if not math.isfinite(weight):
+                raise ConfigError(f"the weight of '{name}' is {weight}: give a finite number.")
+        return sorted(weights)  # the engine's order, so that sums round alike
+
+
+def _resident(unit: Unit, targets: Mapping[str, Tensor], states: Mapping[str, Mapping[str, Tensor]]) -> _Resident:
+    live = tuple(targets[name] for name in unit.members)
+    stored = tuple(tensor.detach().clone() for tensor in live)
+    base = unit.compose(stored)
+    _check_finite(unit.name, base, "the model")
+    deltas: dict[str, Tensor] = {}
+    for name, state in states.items():
+        expert = unit.compose([state[member].detach().to(base.device) for member in unit.members])
+        _check_finite(unit.name, expert, name)
+        deltas[name] = expert - base
+    return _Resident(unit, live, stored, base, deltas)
+
+
+def _float_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Floating-point parameters and saved buffers by canonical name; tied ones once, under their first name."""
+    saved = set(model.state_dict())
+    tensors: dict[str, Tensor] = dict(model.named_parameters())
+    tensors |= {name: buffer for name, buffer in model.named_buffers() if name in saved}
+    return {canonical_name(name): tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+
+
+def _checked_state(expert: str, state: Mapping[str, Tensor], targets: Mapping[str, Tensor], known: set[str]) -> dict[str, Tensor]:
+    canonical = {canonical_name(name): tensor for name, tensor in state.items()}
+    for name in sorted(canonical.keys() - known):
+        raise IncompatibleError(f"{name} is in the expert {expert} but not in the model: merge fine-tunes of one base only.")
+    for name, target in targets.items():
+        if name not in canonical:
+            raise IncompatibleError(f"{name} is in the model but not in the expert {expert}: merge fine-tunes of one base only.")
+        if canonical[name].shape != target.shape:
+            raise IncompatibleError(
+                f"{name} has shape {list(target.shape)} in the model and {list(canonical[name].shape)} in the expert {expert}: "
+                "merge fine-tunes of one base only."
+            )
+    return canonical
+
+
+def _check_finite(name: str, tensor: Tensor, place: str) -> None:
+    if not bool(torch.isfinite(tensor).all()):
+        raise CheckpointError(f"{name} in {place} holds NaN or Inf: the training diverged; take an earlier checkpoint.")
+
+
+def _config(model: nn.Module) -> dict[str, Any]:
+    config = getattr(model, "config", None)
+    return dict(config.to_dict()) if config is not None else {}
+
+
+def _write(targets: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for target, value in zip(targets, values, strict=True):
+        target.detach().copy_(value)

@@ -1,0 +1,38 @@
+"""The base plus scaled task vectors."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from asrmerge.errors import ConfigError
+from asrmerge.merging.block import Block, Parameters, add_scaled
+
+
+class TaskArithmeticParameters(Parameters):
+    scale: float = Field(default=1.0, ge=-10.0, le=10.0)  # λ, common to all experts
+
+
+class TaskArithmetic:
+    """θ₀ + λ Σ wₜτₜ, with τₜ = θₜ − θ₀. Weights may be negative: that unlearns (Ilharco et al., arXiv 2212.04089).
+
+    Invariants: the order of the experts does not matter; zero weights or zero scale return the base; one expert with
+    λw = 1 comes back; identical experts come back unchanged if and only if λ Σ wₜ = 1.
+    """
+
+    name = "task_arithmetic"
+    needs_base = True
+    parameters = TaskArithmeticParameters
+
+    def merge(self, block: Block, parameters: TaskArithmeticParameters) -> Tensor:
+        """Shapes: base [*shape], experts [T][*shape] → [*shape].
+
+        Raises:
+            ConfigError: there is no base.
+        """
+        if block.base is None:
+            raise ConfigError("task_arithmetic needs a base: name it in the recipe.")
+        return add_scaled(block.base.clone(), block.task_vectors(), [parameters.scale * weight for weight in block.weights])
+
+
+method = TaskArithmetic()

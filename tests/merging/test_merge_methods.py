@@ -1,0 +1,134 @@
+"""Linear and task arithmetic on blocks: against float64 NumPy, and the invariants of the methods' page."""
+
+from __future__ import annotations
+
+import averages
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+
+from asrmerge.errors import ConfigError
+from asrmerge.merging import Block, get_method
+
+FLOATS = st.floats(-10, 10, width=32)
+LINEAR, TASK_ARITHMETIC = get_method("linear"), get_method("task_arithmetic")
+quick = settings(max_examples=40, deadline=None)
+
+
+@st.composite
+def cases(draw, positive=False):
+    """Base, experts and weights as NumPy arrays."""
+    shape = draw(st_numpy.array_shapes(min_dims=0, max_dims=3, max_side=3))
+    count = draw(st.integers(1, 4))
+    arrays = [draw(st_numpy.arrays(np.float32, shape, elements=FLOATS)) for _ in range(count + 1)]
+    weights = draw(st.lists(st.floats(0.1 if positive else -2, 2), min_size=count, max_size=count))
+    return arrays[0], arrays[1:], weights
+
+
+def block(base, experts, weights, held=False):
+    base, experts = torch.tensor(base), [torch.tensor(expert) for expert in experts]
+    return Block("x", base, experts, weights, [expert - base for expert in experts] if held else None)
+
+
+def run(method, made, **parameters):
+    copies = [made.base.clone(), *[expert.clone() for expert in made.experts]]
+    merged = method.merge(made, method.parameters(**parameters))
+    for before, after in zip(copies, [made.base, *made.experts], strict=True):
+        assert torch.equal(before, after)  # inputs are never written to
+    assert merged.dtype == torch.float32
+    assert merged.shape == copies[0].shape
+    return merged.numpy()
+
+
+def close(one, two):
+    np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-4)
+
+
+@quick
+@given(cases(), st.booleans(), st.booleans())
+def test_linear_is_the_reference(case, normalize, held):
+    base, experts, weights = case
+    assume(not normalize or abs(sum(weights)) > 0.2)
+    close(run(LINEAR, block(base, experts, weights, held), normalize=normalize), averages.linear(experts, weights, normalize))
+
+
+@quick
+@given(cases(), st.floats(-3, 3), st.booleans())
+def test_task_arithmetic_is_the_reference(case, scale, held):
+    base, experts, weights = case
+    close(
+        run(TASK_ARITHMETIC, block(base, experts, weights, held), scale=scale),
+        averages.task_arithmetic(base, experts, weights, scale),
+    )
+
+
+@quick
+@given(cases(positive=True), st.randoms())
+@pytest.mark.parametrize("method", [LINEAR, TASK_ARITHMETIC])
+def test_permuting_pairs_changes_nothing(method, case, random):
+    base, experts, weights = case
+    order = list(range(len(experts)))
+    random.shuffle(order)
+    permuted = block(base, [experts[i] for i in order], [weights[i] for i in order])
+    close(run(method, block(base, experts, weights)), run(method, permuted))
+
+
+@quick
+@given(cases(), st.data())
+@pytest.mark.parametrize("method", [LINEAR, TASK_ARITHMETIC])
+def test_one_hot_weight_returns_that_expert(method, case, data):
+    base, experts, _ = case
+    chosen = data.draw(st.integers(0, len(experts) - 1))
+    weights = [float(i == chosen) for i in range(len(experts))]
+    merged = run(method, block(base, experts, weights))
+    if method is LINEAR:
+        np.testing.assert_array_equal(merged, experts[chosen])
+    else:
+        close(merged, experts[chosen])
+
+
+@quick
+@given(cases(positive=True))
+def test_identical_experts_come_back(case):
+    base, experts, weights = case
+    same = [experts[0]] * len(experts)
+    close(run(LINEAR, block(base, same, weights)), experts[0])
+    close(run(TASK_ARITHMETIC, block(base, same, weights), scale=1 / sum(weights)), experts[0])
+
+
+@quick
+@given(cases(positive=True))
+def test_task_arithmetic_moves_identical_experts_unless_weights_sum_to_one(case):
+    base, experts, weights = case
+    assume(abs(sum(weights) - 1) > 0.1 and np.abs(experts[0] - base).max(initial=0) > 1)
+    merged = run(TASK_ARITHMETIC, block(base, [experts[0]] * len(experts), weights))
+    assert np.abs(merged - experts[0]).max() > 0.05
+
+
+@quick
+@given(cases())
+def test_zero_coefficients_return_the_base(case):
+    base, experts, weights = case
+    for held in (False, True):
+        np.testing.assert_array_equal(run(TASK_ARITHMETIC, block(base, experts, [0.0] * len(experts), held)), base)
+        np.testing.assert_array_equal(run(TASK_ARITHMETIC, block(base, experts, weights, held), scale=0.0), base)
+
+
+def test_weights_that_cannot_be_normalised():
+    made = block(np.zeros(2, np.float32), [np.ones(2, np.float32)] * 2, [1.0, -1.0])
+    with pytest.raises(ConfigError, match="linear cannot normalise weights that sum to 0: change a weight, or set normalize"):
+        run(LINEAR, made)
+    np.testing.assert_array_equal(run(LINEAR, made, normalize=False), np.zeros(2))
+
+
+def test_base_is_needed():
+    made = Block("x", None, [torch.ones(2)], [1.0])
+    with pytest.raises(ConfigError, match="task_arithmetic needs a base: name it in the recipe"):
+        TASK_ARITHMETIC.merge(made, TASK_ARITHMETIC.parameters())
+    with pytest.raises(ConfigError, match="x has no base to subtract: name the base"):
+        made.task_vectors()
+    assert torch.equal(LINEAR.merge(made, LINEAR.parameters()), torch.ones(2))
+    assert made.shape == (2,)
