@@ -67,8 +67,11 @@ def _exchange(new: Path, path: Path) -> None:
 
 def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as hexadecimal."""
+    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def hash_content(content: Any) -> str:
