@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from asrmerge.speech.acoustics import Scene, level, noise, reverberation, telephone
-from asrmerge.speech.grammar import Grammar, Split, read_grammar, split_of
+from asrmerge.speech.domains import delivery
+from asrmerge.speech.grammar import Split, read_grammar, split_of
 from asrmerge.speech.synthesis import SAMPLING_RATE, SpokenText, Synthesizer
 from asrmerge.speech.voices import base_voices, held_out_voices
 
 TERM_SHARE = 0.2  # of the training utterances: one or two terms of the domains put into a general sentence
 MAXIMUM_SECONDS = 4.8
+SPEED = (145, 195)  # words per minute
 
 
 @dataclass(frozen=True)
@@ -66,24 +68,12 @@ def training_texts(domains: Path, count: int, seed: int) -> list[str]:
     return texts
 
 
-def delivery(text: str, voice: str, generator: random.Random, speed: tuple[int, int] = (145, 195)) -> SpokenText:
-    """``text`` with a random speed, pitch and word gap."""
-    return SpokenText(
-        text,
-        voice,
-        words_per_minute=generator.randint(*speed),
-        pitch=generator.randint(35, 65),
-        pitch_range=generator.randint(30, 70),
-        word_gap=generator.randint(0, 3),
-    )
-
-
 def build_corpus(folder: Path, texts: Sequence[str], voices: Sequence[str], seed: int, workers: int = 2) -> Corpus:
     """Speak ``texts`` with random voices into ``folder``, or open what lies there already."""
     if not (folder / "corpus.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         generator = random.Random(seed)
-        spoken = [delivery(text, generator.choice(voices), generator) for text in texts]
+        spoken = [delivery(text, generator.choice(voices), generator, SPEED) for text in texts]
         _speak_to_disk(folder, spoken, workers)
     kept = json.loads((folder / "corpus.json").read_text())
     offsets = np.asarray(kept["offsets"])
