@@ -49,6 +49,8 @@ class CtcTraining(nn.Module):
         half.load_state_dict(self.model.state_dict())
         half.half().save_pretrained(folder)
         self.processor.save_pretrained(folder)
+        # transformers 5 keeps it in processor_config.json only, where other tools do not look.
+        self.processor.feature_extractor.save_pretrained(folder)
 
 
 def _config() -> Wav2Vec2Config:

@@ -121,9 +121,13 @@ class WhisperTraining(nn.Module):
         """Write the plain Hugging Face layout, float16."""
         half = WhisperForConditionalGeneration(self.model.config)
         half.generation_config = self.model.generation_config
+        # With this mark transformers 5 rebuilds it from the model's config when it loads, and loses Whisper's own keys.
+        half.generation_config._from_model_config = False
         half.load_state_dict(self.model.state_dict())
         half.half().save_pretrained(folder)
         self.processor.save_pretrained(folder)
+        # transformers 5 keeps it in processor_config.json only, where other tools do not look.
+        self.processor.feature_extractor.save_pretrained(folder)
 
 
 def _config(special: dict[str, int]) -> WhisperConfig:

@@ -1,0 +1,210 @@
+"""Encoders with a CTC head: wav2vec 2.0, HuBERT, WavLM, data2vec-audio, wav2vec2-BERT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    AutoModelForCTC,
+    AutoProcessor,
+    PreTrainedModel,
+    ProcessorMixin,
+    Wav2Vec2BertProcessor,
+    Wav2Vec2Processor,
+)
+
+from asrmerge.errors import CheckpointError
+from asrmerge.recognizers.batching import length_buckets, map_batches
+from asrmerge.recognizers.computing import autocast, evaluating
+from asrmerge.recognizers.loading import load_model, load_processor, save_checkpoint
+from asrmerge.recognizers.partition import Part, names_in, norms_in, partition
+from asrmerge.recognizers.recognizer import Precision
+
+model_types = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "wav2vec2-bert")
+
+# The convolutions need a few hundred samples for one frame; nothing that is shorter than this is speech.
+_SHORTEST_SECONDS = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class CtcRecognizer:
+    """A CTC model with its processor."""
+
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    precision: Precision = "float32"
+    family: str = "ctc"
+    window_seconds: float | None = None
+
+    @property
+    def sampling_rate(self) -> int:
+        """Samples per second."""
+        return int(self.processor.feature_extractor.sampling_rate)
+
+    def features(self, audio: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        """``input_values [batch, samples]`` (wav2vec2-BERT: ``input_features [batch, frames, bins]``), and ``attention_mask``
+        where the feature extractor is configured to give one."""
+        shortest = round(_SHORTEST_SECONDS * self.sampling_rate)
+        padded = [np.pad(samples, (0, max(0, shortest - len(samples)))) for samples in audio]
+        batch = self.processor.feature_extractor(padded, sampling_rate=self.sampling_rate, padding=True, return_tensors="pt")
+        return {
+            name: value.to(self.model.device, self.model.dtype if value.is_floating_point() else value.dtype)
+            for name, value in batch.items()
+        }
+
+    def labels(self, texts: Sequence[str]) -> Tensor:
+        """Token ids ``[batch, length]``, -100 where padded.
+
+        Texts take the case of the vocabulary, and what it cannot spell is left out: a target ``<unk>`` would be learnt.
+        """
+        rows = [torch.tensor(self._token_ids(text), dtype=torch.long) for text in texts]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100).to(self.model.device)
+
+    def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Negative log-likelihood of each utterance's text divided by its number of labels, then the mean over utterances.
+
+        Texts that do not fit in their audio count as zero (``zero_infinity``). Feature extractors without attention mask make the
+        padding part of the utterance, as they did when such models were pretrained.
+        """
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        labels = batch["labels"]
+        logits, lengths = self._logits(inputs)
+        real = labels >= 0
+        # cuDNN's CTC has no determinism and bounds on lengths; transformers switches it off, too.
+        with torch.backends.cudnn.flags(enabled=False):
+            losses = F.ctc_loss(
+                logits.log_softmax(-1).transpose(0, 1),
+                labels.masked_select(real),
+                lengths,
+                real.sum(1),
+                blank=self._blank,
+                reduction="none",
+                zero_infinity=True,
+            )
+        return (losses / real.sum(1).clamp(min=1)).mean()
+
+    def transcribe(self, audio: Sequence[np.ndarray], *, batch_seconds: float = 60.0) -> list[str]:
+        """Best token per frame, repeats collapsed, blanks dropped; one text per utterance, in order.
+
+        Where padding would change a model's output (see ``padding_is_neutral``), only utterances of equal length share a batch.
+        """
+
+        def decode(indices: Sequence[int]) -> list[str]:
+            logits, lengths = self._logits(self.features([audio[index] for index in indices]))
+            paths = [row[:length] for row, length in zip(logits.argmax(-1).tolist(), lengths.tolist(), strict=True)]
+            texts: list[str] = self.processor.tokenizer.batch_decode(paths)
+            return texts
+
+        batches = length_buckets(
+            [len(samples) for samples in audio],
+            batch_length=round(batch_seconds * self.sampling_rate),
+            equal=not self.padding_is_neutral(),
+        )
+        with evaluating(self.model), torch.inference_mode():
+            return map_batches(batches, decode)
+
+    def padding_is_neutral(self) -> bool:
+        """Whether an utterance's frames come out the same next to a longer one.
+
+        Not so without an attention mask; with group normalisation in the feature extractor, whose statistics span the
+        padding; with positional convolutions that see more than zeros beyond the end (data2vec stacks them, HuBERT may
+        normalise their input); or with a convolutional adapter after the encoder.
+        """
+        parts = self._base.modules()
+        return bool(
+            self.processor.feature_extractor.return_attention_mask
+            and not any(isinstance(part, (nn.GroupNorm, nn.BatchNorm1d)) for part in parts)
+            and not isinstance(getattr(self._positional, "layers", None), nn.ModuleList)
+            and getattr(self._base, "adapter", None) is None
+        )
+
+    def groups(self) -> dict[str, list[str]]:
+        """``frontend``, ``positional``, ``encoder.N``, ``encoder``, ``head``, ``norms`` (those outside the front end)."""
+        return partition(self.model, self._claims())
+
+    def frontend_parameters(self) -> list[str]:
+        """The convolutional feature extractor, without the projection after it; none in wav2vec2-BERT."""
+        return names_in(self.model, [getattr(self._base, "feature_extractor", None)])
+
+    def save(self, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write everything that ``from_pretrained`` needs to ``folder``; weights in ``dtype`` (default: the model's)."""
+        save_checkpoint(folder, self.model, self.processor, dtype)
+
+    @property
+    def _blank(self) -> int:
+        # The tokenizer's, not the config's: it is what a transcript is collapsed by.
+        return int(self.processor.tokenizer.pad_token_id)
+
+    @property
+    def _base(self) -> Any:
+        return self.model.base_model
+
+    @property
+    def _positional(self) -> nn.Module | None:
+        return getattr(self._base.encoder, "pos_conv_embed", None)
+
+    def _claims(self) -> Iterator[tuple[str, Part | None]]:
+        base = self._base
+        yield "frontend", getattr(base, "feature_extractor", None)
+        yield "frontend", base.feature_projection
+        yield from (("norms", module) for module in norms_in(self.model))
+        yield "positional", self._positional
+        # wav2vec2-BERT: without parameters in all but one of its position types.
+        yield "positional", getattr(base.encoder, "embed_positions", None)
+        for number, layer in enumerate(base.encoder.layers):
+            # WavLM: the table of relative positions, which sits in the first layer and serves all of them.
+            yield "positional", getattr(getattr(layer, "attention", None), "rel_attn_embed", None)
+            yield f"encoder.{number}", layer
+        yield "encoder", base
+        yield "head", self.model
+
+    def _logits(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Float32 logits ``[batch, frames, vocabulary]`` and how many frames of each row are real."""
+        with autocast(self.model.device, self.precision):
+            logits: Tensor = self.model(**inputs).logits
+        mask = inputs.get("attention_mask")
+        if mask is None:
+            return logits.float(), torch.full((len(logits),), logits.shape[1], device=logits.device)
+        lengths: Tensor = self.model._get_feat_extract_output_lengths(mask.sum(-1)).long()
+        return logits.float(), lengths
+
+    def _token_ids(self, text: str) -> list[int]:
+        tokenizer = self.processor.tokenizer
+        ids: list[int] = tokenizer(_in_case_of(tokenizer.get_vocab(), text)).input_ids
+        separator = getattr(tokenizer, "word_delimiter_token_id", None)
+        spelt: list[int] = []
+        for token in ids:
+            # A word that is left out would leave two separators side by side, or one at the start.
+            doubled = token == separator and spelt[-1:] in ([], [separator])
+            if token not in (tokenizer.unk_token_id, self._blank) and not doubled:
+                spelt.append(token)
+        return spelt[:-1] if spelt[-1:] == [separator] else spelt
+
+
+def load(source: str, *, device: torch.device, dtype: torch.dtype, precision: Precision, language: str | None) -> CtcRecognizer:
+    """Load a CTC checkpoint; ``language`` has no effect here.
+
+    Raises:
+        CheckpointError: weights, tokenizer or feature extractor are missing or do not fit.
+    """
+    processor = load_processor([AutoProcessor, Wav2Vec2Processor, Wav2Vec2BertProcessor], source)
+    if processor.tokenizer.pad_token_id is None:
+        raise CheckpointError(f"The tokenizer of {source} has no pad token, which is the CTC blank; set pad_token in its files.")
+    model = load_model(AutoModelForCTC, source, device=device, dtype=dtype)
+    return CtcRecognizer(model=model, processor=processor, precision=precision)
+
+
+def _in_case_of(vocabulary: Mapping[str, int], text: str) -> str:
+    """``text`` in the case of a vocabulary that has only one; its words apart by single spaces."""
+    text = " ".join(text.split())
+    letters = [token for token in vocabulary if len(token) == 1 and token.upper() != token.lower()]
+    if letters and all(letter.isupper() for letter in letters):
+        return text.upper()
+    return text.lower() if letters and all(letter.islower() for letter in letters) else text

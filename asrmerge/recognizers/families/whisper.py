@@ -1,0 +1,337 @@
+"""Whisper: an encoder over a window of fixed length, and a decoder that writes the text."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoProcessor, WhisperForConditionalGeneration, WhisperProcessor
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.whisper.modeling_whisper import shift_tokens_right
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+from asrmerge.errors import AudioError, CheckpointError, ConfigError, ManifestError
+from asrmerge.recognizers.batching import map_batches
+from asrmerge.recognizers.computing import autocast, evaluating
+from asrmerge.recognizers.greedy import TokenRules, greedy_tokens
+from asrmerge.recognizers.loading import load_model, load_processor, save_checkpoint
+from asrmerge.recognizers.partition import Part, names_in, norms_in, partition
+from asrmerge.recognizers.recognizer import Precision
+from asrmerge.recognizers.windows import split_at_pauses
+
+model_types = ("whisper",)
+
+logger = logging.getLogger(__name__)
+
+# Fast speech has about 25 letters a second: the token bound of an utterance follows from it.
+_LETTERS_PER_SECOND = 30.0
+_SPARE_TOKENS = 8
+_PLAIN_TEXT = "the people who came to the meeting in the morning said that they would like to know more about it"
+# Fewer rows leave the decoder waiting for its weights: measured, two rows take 1.5 times as long per row as four.
+_FEWEST_ROWS = 4
+# OpenAI's own rule: vocabularies from this size on have language tokens.
+_MULTILINGUAL_VOCABULARY = 51_865
+
+
+@dataclass(frozen=True, eq=False)
+class WhisperRecognizer:
+    """A Whisper model with its processor.
+
+    Attributes:
+        prompt: ids that decoding starts from: start of transcript, language and task where multilingual, no timestamps.
+        tokens_per_second: bound on what an utterance may take.
+    """
+
+    model: WhisperForConditionalGeneration
+    processor: WhisperProcessor
+    prompt: tuple[int, ...]
+    tokens_per_second: float
+    precision: Precision = "float32"
+    family: str = "whisper"
+
+    @property
+    def sampling_rate(self) -> int:
+        """Samples per second."""
+        return int(self.processor.feature_extractor.sampling_rate)
+
+    @property
+    def window_seconds(self) -> float:
+        """What the encoder sees at once: 30 s in OpenAI's models."""
+        return float(self.processor.feature_extractor.n_samples) / self.sampling_rate
+
+    def features(self, audio: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        """``input_features [batch, mel bins, frames]``, padded with silence to the window.
+
+        Raises:
+            AudioError: an utterance is longer than the window.
+        """
+        longest = max((len(samples) for samples in audio), default=0)
+        if longest > self._window:
+            raise AudioError(
+                f"An utterance of {longest / self.sampling_rate:.1f} s is longer than this Whisper's window of "
+                f"{self.window_seconds:g} s; cut it, or leave it out."
+            )
+        # The extractor computes with torch on the CPU, and NumPy cannot take what autocast makes of that.
+        with torch.autocast("cpu", enabled=False):
+            extracted = self.processor.feature_extractor(list(audio), sampling_rate=self.sampling_rate, return_tensors="pt")
+        return {"input_features": extracted.input_features.to(self.model.device, self.model.dtype)}
+
+    def labels(self, texts: Sequence[str]) -> Tensor:
+        """Token ids ``[batch, length]``, -100 where padded: the prompt after its start token, the text, the end token.
+
+        The text starts with a space, as in OpenAI's own training.
+
+        Raises:
+            ManifestError: a text has more tokens than the decoder has positions.
+        """
+        tokenizer = self.processor.tokenizer
+        rows = []
+        for text in texts:
+            words = " ".join(text.split())
+            ids = tokenizer(f" {words}", add_special_tokens=False).input_ids if words else []
+            row = [*self.prompt[1:], *ids, self._rules.end[0]]
+            if len(row) > self.model.config.max_target_positions:
+                raise ManifestError(
+                    f"A text of {len(row)} tokens is longer than this Whisper's {self.model.config.max_target_positions} "
+                    f"positions; cut it, or leave it out: {words[:60]}…"
+                )
+            rows.append(torch.tensor(row, dtype=torch.long))
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100).to(self.model.device)
+
+    def loss(self, batch: Mapping[str, Tensor], *, encoder_states: Tensor | None = None) -> Tensor:
+        """Cross entropy: the mean over an utterance's tokens, then over utterances.
+
+        Args:
+            batch: ``labels``, and ``input_features`` unless ``encoder_states [batch, positions, width]`` are given.
+        """
+        labels = batch["labels"]
+        config = self.model.config
+        with autocast(self.model.device, self.precision):
+            hidden = self.model.model(
+                input_features=None if encoder_states is not None else batch["input_features"],
+                encoder_outputs=None if encoder_states is None else BaseModelOutput(last_hidden_state=self._own(encoder_states)),
+                decoder_input_ids=shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id),
+                use_cache=False,
+            ).last_hidden_state
+            logits = self.model.proj_out(hidden)
+        losses = F.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none", ignore_index=-100)
+        return (losses.sum(1) / (labels >= 0).sum(1).clamp(min=1)).mean()
+
+    def encode(self, audio: Sequence[np.ndarray], *, batch_seconds: float = 60.0) -> Tensor:
+        """Encoder states ``[batch, positions, width]``, without gradient, for ``transcribe`` and ``loss``.
+
+        Raises:
+            AudioError: an utterance is longer than the window.
+        """
+        rows = self._rows(batch_seconds)
+        with evaluating(self.model), torch.no_grad():
+            chunks = [self._encode(audio[start : start + rows]) for start in range(0, len(audio), rows)]
+        config = self.model.config
+        return torch.cat(chunks) if chunks else torch.empty(0, config.max_source_positions, config.d_model)
+
+    def transcribe(
+        self, audio: Sequence[np.ndarray], *, batch_seconds: float = 60.0, encoder_states: Tensor | None = None
+    ) -> list[str]:
+        """Greedy transcripts, in order, of at most ``token_bound`` tokens each.
+
+        Utterances beyond the window: by transformers' long-form generation where the vocabulary has timestamps, else cut at
+        pauses and the texts joined. A batch counts each row as a whole window, and has four rows at least.
+
+        Args:
+            encoder_states: ``encode(audio)``, on any device; then no utterance may be longer than the window.
+
+        Raises:
+            AudioError: ``encoder_states`` do not have a row for each utterance.
+        """
+        long = [index for index, samples in enumerate(audio) if len(samples) > self._window]
+        if encoder_states is not None and (long or len(encoder_states) != len(audio)):
+            raise AudioError(
+                f"{len(encoder_states)} rows of encoder states do not fit {len(audio)} utterances, {len(long)} of which are "
+                "longer than the window; encode the same utterances."
+            )
+        if long:
+            way = "in one long-form pass each" if self.has_timestamps else "cut at pauses"
+            logger.warning(
+                "%d of %d utterances are longer than the window of %g s: transcribed %s.", len(long), len(audio),
+                self.window_seconds, way,
+            )  # fmt: skip
+        with evaluating(self.model), torch.inference_mode():
+            whole = {index: self._transcribe_long(audio[index]) for index in long} if self.has_timestamps else {}
+            pieces = [
+                (index, piece)
+                for index, samples in enumerate(audio)
+                if index not in whole
+                for piece in split_at_pauses(samples, window=self._window, sampling_rate=self.sampling_rate)
+            ]
+            texts = self._transcribe_windows([piece for _, piece in pieces], batch_seconds, encoder_states)
+        parts: list[list[str]] = [[whole[index]] if index in whole else [] for index in range(len(audio))]
+        for (index, _), text in zip(pieces, texts, strict=True):
+            parts[index].append(text)
+        return [" ".join(filter(None, part)) for part in parts]
+
+    @property
+    def has_timestamps(self) -> bool:
+        """Whether the vocabulary has timestamps, which long-form generation needs."""
+        marker = getattr(self.model.generation_config, "no_timestamps_token_id", None)
+        return marker is not None and marker + 1 < self.model.config.vocab_size
+
+    def token_bound(self, samples: int) -> int:
+        """Most tokens of an utterance of so many samples: more cannot be said, only repeated."""
+        spoken = math.ceil(samples / self.sampling_rate * self.tokens_per_second) + _SPARE_TOKENS
+        return min(spoken, int(self.model.config.max_target_positions) - len(self.prompt))
+
+    def groups(self) -> dict[str, list[str]]:
+        """``frontend``, ``encoder.N``, ``decoder.N.self``, ``decoder.N.cross``, ``decoder.N.ffn``, ``decoder`` (positions),
+        ``embedding`` (tokens, and the output projection where it is not tied to them), ``norms``."""
+        return partition(self.model, self._claims())
+
+    def frontend_parameters(self) -> list[str]:
+        """The encoder's two convolutions and its positions."""
+        return names_in(self.model, self._frontend())
+
+    def save(self, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write everything that ``from_pretrained`` needs to ``folder``; weights in ``dtype`` (default: the model's)."""
+        save_checkpoint(folder, self.model, self.processor, dtype)
+
+    @property
+    def _window(self) -> int:
+        return int(self.processor.feature_extractor.n_samples)
+
+    @property
+    def _rules(self) -> TokenRules:
+        return TokenRules.from_generation_config(self.model.generation_config)
+
+    def _rows(self, batch_seconds: float) -> int:
+        return max(_FEWEST_ROWS, int(batch_seconds // self.window_seconds))
+
+    def _own(self, states: Tensor) -> Tensor:
+        return states.to(self.model.device, self.model.dtype)
+
+    def _encode(self, audio: Sequence[np.ndarray]) -> Tensor:
+        with autocast(self.model.device, self.precision):
+            states: Tensor = self.model.model.encoder(self.features(audio)["input_features"]).last_hidden_state
+        return self._own(states)
+
+    def _transcribe_windows(self, audio: Sequence[np.ndarray], batch_seconds: float, encoder_states: Tensor | None) -> list[str]:
+        def decode(indices: Sequence[int]) -> list[str]:
+            states = (
+                self._encode([audio[index] for index in indices])
+                if encoder_states is None
+                else self._own(encoder_states[torch.tensor(indices, device=encoder_states.device)])
+            )
+            limits = [self.token_bound(len(audio[index])) for index in indices]
+            # CPUs attend from one query eight times slower in bfloat16 than in float32 (measured).
+            precision = "float32" if self.model.device.type == "cpu" else self.precision
+            with autocast(self.model.device, precision):
+                tokens = greedy_tokens(self.model, states, prompt=self.prompt, limits=limits, rules=self._rules)
+            texts: list[str] = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            return [text.strip() for text in texts]
+
+        # Sorted by length although each row is padded to the window: short utterances end together.
+        rows = self._rows(batch_seconds)
+        order = sorted(range(len(audio)), key=lambda index: -len(audio[index]))
+        return map_batches([order[start : start + rows] for start in range(0, len(order), rows)], decode)
+
+    def _transcribe_long(self, samples: np.ndarray) -> str:
+        # One at a time: batches of long-form generation depend on each other through the segments that they seek to.
+        inputs = self.processor.feature_extractor(
+            samples, sampling_rate=self.sampling_rate, truncation=False, padding="longest", return_attention_mask=True,
+            return_tensors="pt",
+        )  # fmt: skip
+        settings = copy.deepcopy(self.model.generation_config)
+        settings.forced_decoder_ids = None
+        settings.num_beams, settings.do_sample = 1, False
+        language = {}
+        if len(self.prompt) > 2:
+            code = self.processor.tokenizer.convert_ids_to_tokens(self.prompt[1])
+            language = {"language": code.strip("<|>"), "task": "transcribe"}
+        with autocast(self.model.device, self.precision):
+            tokens = self.model.generate(
+                inputs.input_features.to(self.model.device, self.model.dtype),
+                attention_mask=inputs.attention_mask.to(self.model.device),
+                generation_config=settings, return_timestamps=True, condition_on_prev_tokens=False, **language,
+            )  # fmt: skip
+        text: str = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)[0]
+        return text.strip()
+
+    def _frontend(self) -> list[Part]:
+        encoder = self.model.model.encoder
+        return [encoder.conv1, encoder.conv2, encoder.embed_positions]
+
+    def _claims(self) -> Iterator[tuple[str, Part | None]]:
+        encoder, decoder = self.model.model.encoder, self.model.model.decoder
+        yield from (("frontend", part) for part in self._frontend())
+        yield from (("norms", module) for module in norms_in(self.model))
+        yield from ((f"encoder.{number}", layer) for number, layer in enumerate(encoder.layers))
+        yield "encoder", encoder
+        for number, layer in enumerate(decoder.layers):
+            yield f"decoder.{number}.self", layer.self_attn
+            yield f"decoder.{number}.cross", layer.encoder_attn
+            yield f"decoder.{number}.ffn", layer
+        yield "embedding", decoder.embed_tokens
+        yield "embedding", self.model.proj_out
+        yield "decoder", self.model
+
+
+def load(
+    source: str, *, device: torch.device, dtype: torch.dtype, precision: Precision, language: str | None
+) -> WhisperRecognizer:
+    """Load a Whisper checkpoint.
+
+    Args:
+        language: a name or code; by default what the generation config or the tokenizer says, else English. Without effect on
+            English-only models.
+
+    Raises:
+        CheckpointError: weights, tokenizer or feature extractor are missing or do not fit each other.
+        ConfigError: the model has no such language.
+    """
+    processor = load_processor([AutoProcessor, WhisperProcessor], source)
+    model = load_model(WhisperForConditionalGeneration, source, device=device, dtype=dtype)
+    extractor, config = processor.feature_extractor, model.config
+    if (extractor.nb_max_frames, extractor.feature_size) != (2 * config.max_source_positions, config.num_mel_bins):
+        raise CheckpointError(
+            f"The feature extractor of {source} gives {extractor.nb_max_frames} frames of {extractor.feature_size} bins, but its "
+            f"model takes {2 * config.max_source_positions} of {config.num_mel_bins}; use the one it was trained with."
+        )
+    letters_per_token = len(_PLAIN_TEXT) / len(processor.tokenizer(_PLAIN_TEXT, add_special_tokens=False).input_ids)
+    return WhisperRecognizer(
+        model=model,
+        processor=processor,
+        prompt=_prompt(source, model, processor, language),
+        # Names and terms are spelt in shorter tokens than plain text: half as long, but never shorter than a letter.
+        tokens_per_second=_LETTERS_PER_SECOND / max(1.0, letters_per_token / 2),
+        precision=precision,
+    )
+
+
+def _prompt(
+    source: str, model: WhisperForConditionalGeneration, processor: WhisperProcessor, language: str | None
+) -> tuple[int, ...]:
+    """The tokens that ``generate`` starts from for this language."""
+    generation, tokenizer = model.generation_config, processor.tokenizer
+    prompt = [model.config.decoder_start_token_id]
+    multilingual = getattr(generation, "is_multilingual", None)
+    if multilingual is None:
+        multilingual = model.config.vocab_size >= _MULTILINGUAL_VOCABULARY
+    if multilingual:
+        chosen = language or getattr(generation, "language", None) or getattr(tokenizer, "language", None)
+        if chosen is None:
+            logger.warning("%s is multilingual and names no language: English is assumed; set it if it is another.", source)
+            chosen = "en"
+        code = TO_LANGUAGE_CODE.get(chosen.lower(), chosen.lower()).strip("<|>")
+        names = (f"<|{code}|>", "<|transcribe|>")
+        ids = [tokenizer.convert_tokens_to_ids(name) for name in names]
+        if None in ids or tokenizer.convert_tokens_to_ids("<|endoftext|>") in ids:
+            raise ConfigError(f"{source} has no language {chosen!r}.")
+        prompt += ids
+    marker = getattr(generation, "no_timestamps_token_id", None)
+    return tuple(prompt) if marker is None else (*prompt, marker)
