@@ -1,0 +1,109 @@
+"""The report as one HTML file: everything inline, nothing fetched, the same bytes for the same data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from asrmerge.files import write_text
+from asrmerge.report.charts import differences, forest_chart, legend_mark, wer_chart
+from asrmerge.report.data import DataSet, ReportData, title_of
+from asrmerge.report.numbers import percent
+from asrmerge.report.search_charts import curve_chart, history_chart, weights_chart
+from asrmerge.report.table import build_table
+from asrmerge.report.utterances import AlignedUtterance, align_utterances, browser_data, digests
+from asrmerge.report.verdict import tiles, verdict
+
+WIDE, HALF, NARROW = 1080.0, 530.0, 350.0  # pixels: the page's full measure, half of it, a phone's
+
+
+def write_report(path: Path | str, data: ReportData) -> None:
+    """Write the report to ``path``, atomically."""
+    write_text(Path(path), render_report(data))
+
+
+def render_report(data: ReportData) -> str:
+    """The report's HTML."""
+    utterances = align_utterances(data)
+    found = digests(data, utterances)
+    html = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            data=data,
+            verdict=verdict(data),
+            tiles=tiles(data),
+            table=build_table(data.scorecard, data.models),
+            charts=_charts(data),
+            digests=found,
+            focus=data.models.index(data.focus),
+            packed=_script_json(browser_data(data, utterances)) if utterances else None,
+            utterance_count=len(utterances),
+            tests=data.run.data or _test_sets(utterances, data),
+            resampled=sorted(
+                {score.resampled_by for model in data.scorecard.models.values() for score in model.domains.values()}
+            ),
+        )
+    )
+    # A lone surrogate in a transcript cannot be written as UTF-8: it is shown as "?".
+    return html.encode("utf-8", "replace").decode("utf-8")
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("asrmerge.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters.update(percent=percent, title_of=title_of)
+    environment.globals.update(legend_mark=legend_mark)
+    return environment
+
+
+def _charts(data: ReportData) -> dict[str, Markup]:
+    """Every chart twice, for screens and for phones: the style sheet shows one. What there is no data for is left out."""
+    found = {"wer": _both(wer_chart(data, WIDE, len(data.domains) if len(data.domains) < 6 else 4), wer_chart(data, NARROW, 1))}
+    shown = differences(data)
+    if shown:
+        found["forest"] = _both(forest_chart(data, shown, WIDE, 4), forest_chart(data, shown, NARROW, 1))
+    search = data.search
+    if search is not None and search.trials:
+        found["history"] = _both(history_chart(search, HALF), history_chart(search, NARROW))
+    if search is not None and len(search.curve) > 1:
+        found["curve"] = _both(curve_chart(data, search.curve, HALF), curve_chart(data, search.curve, NARROW))
+    weights = _weights(data)
+    if weights:
+        found["weights"] = _both(weights_chart(weights, HALF), weights_chart(weights, NARROW))
+    return found
+
+
+def _both(wide: Markup, narrow: Markup) -> Markup:
+    return Markup('<div class="wide">{}</div><div class="narrow">{}</div>').format(wide, narrow)
+
+
+def _weights(data: ReportData) -> list[tuple[str, float]]:
+    """What the recipe says, else what the search chose."""
+    if data.recipe is not None and any(item.weight is not None for item in data.recipe.inputs):
+        return [(title_of(item.name), item.weight) for item in data.recipe.inputs if item.weight is not None]
+    if data.search is None:
+        return []
+    chosen = [trial for trial in data.search.trials if trial.number == data.search.chosen]
+    return [(title_of(name), weight) for trial in chosen for name, weight in trial.weights.items()]
+
+
+def _test_sets(utterances: tuple[AlignedUtterance, ...], data: ReportData) -> tuple[DataSet, ...]:
+    """What the figures stand on, where the caller says nothing of its data."""
+    durations = {domain: [item.duration for item in utterances if item.domain == domain] for domain in data.domains}
+    return tuple(DataSet(domain, "test", len(found), sum(found) / 60) for domain, found in durations.items() if found)
+
+
+def _script_json(content: object) -> Markup:
+    """JSON that cannot end its own script element."""
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

@@ -1,0 +1,57 @@
+"""What the report shows of a search."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from asrmerge.errors import ConfigError
+from asrmerge.report.data import CurvePoint, SearchHistory, SearchTrial
+
+if TYPE_CHECKING:  # the search brings torch with it, which a report has no other use for
+    from asrmerge.search.candidate import Candidate
+    from asrmerge.search.result import SearchResult, Trial
+
+
+def search_history(result: SearchResult, chosen: int | None = None) -> SearchHistory:
+    """The history of ``result``; ``chosen`` is the number of the trial that was merged, the best unless given."""
+    shown = {trial.number: found for trial in result.trials if (found := _trial(trial)) is not None}
+    curve = [(point.scale, shown[point.trial]) for point in result.curve if point.trial in shown]
+    return SearchHistory(
+        trials=tuple(shown.values()),
+        chosen=result.best.number if chosen is None else chosen,
+        curve=tuple(CurvePoint(scale, trial.wer, trial.objective) for scale, trial in curve),
+        references=_references(result),
+        constraints=tuple(constraint.text for constraint in result.objective.constraints),
+        failed=len(result.trials) - len(shown),
+    )
+
+
+def _trial(trial: Trial) -> SearchTrial | None:
+    if trial.counts is None or trial.objective is None:
+        return None
+    return SearchTrial(
+        number=trial.number,
+        label=trial.candidate.label,
+        weights=_coefficients(trial.candidate),
+        wer={domain: counts.wer for domain, counts in trial.counts.items()},
+        objective=trial.objective,
+        feasible=trial.feasible,
+    )
+
+
+def _coefficients(candidate: Candidate) -> dict[str, float]:
+    """What multiplies the task vectors, where the method is such a sum; else its own weights."""
+    try:
+        return candidate.coefficients()
+    except ConfigError:
+        return dict(candidate.weights)
+
+
+def _references(result: SearchResult) -> dict[str, float]:
+    names = {"base": "base", "uniform": "uniform", "expert": "best expert"}
+    found = {}
+    for kind, name in names.items():
+        rates = [trial.objective for trial in result.trials if trial.candidate.kind == kind and trial.objective is not None]
+        if rates:
+            found[name] = min(rates)
+    return found

@@ -1,0 +1,43 @@
+"""What the report takes from a search's result."""
+
+from __future__ import annotations
+
+import pytest
+
+from asrmerge.evaluation.counts import ErrorCounts
+from asrmerge.report import search_history
+from asrmerge.search.candidate import Candidate, curve_point, fixed_candidates
+from asrmerge.search.objective import Objective
+from asrmerge.search.result import CurvePoint, SearchResult, judged
+
+EXPERTS = ("medical", "legal")
+
+
+def result() -> SearchResult:
+    objective = Objective.parse(EXPERTS, ("general",), ["general.wer <= 1.2 * base"])
+    candidates = [*fixed_candidates(EXPERTS, (1.0,)), Candidate("odd", "other", {"medical": 2.0})]
+    errors = {"base": (30, 30, 10), "uniform average": (20, 22, 11), "expert medical": (10, 40, 13), "expert legal": (40, 16, 13)}
+    errors["λ = 1"] = (12, 14, 11)
+    trials = []
+    for number, candidate in enumerate(candidates):
+        found = errors.get(candidate.label)
+        counts = found and dict(zip((*EXPERTS, "general"), (ErrorCounts(100, count) for count in found), strict=True))
+        base = trials[0].counts if trials else None
+        trials.append(judged(number, candidate, counts, None if counts else "NaN", objective, base))
+    return SearchResult(EXPERTS, objective, 1, (0.0, 1.0), tuple(trials), (CurvePoint(0.0, 0), CurvePoint(1.0, 4)))
+
+
+def test_history_has_every_finished_trial() -> None:
+    history = search_history(result())
+    assert [trial.label for trial in history.trials] == ["base", "uniform average", "expert medical", "expert legal", "λ = 1"]
+    assert (history.chosen, history.failed, history.constraints) == (4, 1, ("general.wer <= 1.2 * base",))
+    assert [trial.feasible for trial in history.trials] == [True, True, False, False, True]
+    assert history.trials[1].weights == {"medical": 0.5, "legal": 0.5}
+    assert search_history(result(), chosen=1).chosen == 1
+
+
+def test_references_and_curve_are_on_validation_audio() -> None:
+    history = search_history(result())
+    assert history.references == pytest.approx({"base": 0.3, "uniform": 0.21, "best expert": 0.25})
+    assert [(point.scale, point.objective) for point in history.curve] == [(0.0, pytest.approx(0.3)), (1.0, pytest.approx(0.13))]
+    assert curve_point(EXPERTS, 1.0).weights == history.trials[4].weights
