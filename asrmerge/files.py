@@ -22,8 +22,8 @@ def write_text(path: Path, text: str) -> None:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -53,14 +53,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 def _exchange(new: Path, path: Path) -> None:
     if not path.exists():
-        os.replace(new, path)
+        new.replace(path)
         return
     old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-    os.replace(path, old)
+    path.replace(old)
     try:
-        os.replace(new, path)
+        new.replace(path)
     except BaseException:
-        os.replace(old, path)
+        old.replace(path)
         raise
     shutil.rmtree(old, ignore_errors=True)
 

@@ -87,7 +87,8 @@ def _train(training, corpus: Corpus, tests: dict[str, Corpus], checkpoint: Path,
         if step % 200 == 0:
             speed = heard / (time.monotonic() - started)
             left = (arguments.steps - step) * (time.monotonic() - started) / 200 / 60
-            print(f"step {step} loss {np.mean(losses):.3f} rate {rate:.5f} {speed:.0f}x real time, {left:.0f} min left", flush=True)
+            figures = f"loss {np.mean(losses):.3f} rate {rate:.5f} {speed:.0f}x real time"
+            print(f"step {step} {figures}, {left:.0f} min left", flush=True)
             started, heard = time.monotonic(), 0.0
         if step % 1000 == 0 or step == arguments.steps:
             training.eval()

@@ -83,7 +83,8 @@ def telephone(samples: np.ndarray, scene: Scene, *, band: Range = (300.0, 3400.0
     peak = max(float(np.abs(filtered).max(initial=0.0)), 1e-9)
     compressed = np.sign(filtered) * np.log1p(255 * np.abs(filtered) / peak) / np.log(256)
     steps = np.rint(compressed * 127) / 127
-    return (peak * np.sign(steps) * (256 ** np.abs(steps) - 1) / 255).astype(np.float32)
+    expanded: np.ndarray = peak * np.sign(steps) * (256 ** np.abs(steps) - 1) / 255
+    return expanded.astype(np.float32)
 
 
 def level(samples: np.ndarray, scene: Scene, *, decibel: Range) -> np.ndarray:

@@ -150,7 +150,9 @@ def _speak(
         )
     short = ", ".join(f"{count} {split}" for split, count in missing.items() if count)
     if short:
-        raise ConfigError(f"{domain.folder}/grammar.yaml: too few distinct sentences ({short} missing); ask for fewer, or add templates")
+        raise ConfigError(
+            f"{domain.folder}/grammar.yaml: too few distinct sentences ({short} missing); ask for fewer, or add templates"
+        )
 
 
 def delivery(text: str, voice: str, generator: random.Random, speed: tuple[int, int]) -> SpokenText:

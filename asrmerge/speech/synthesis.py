@@ -114,4 +114,5 @@ def _trim(samples: np.ndarray) -> np.ndarray:
         return np.zeros(0, dtype=np.int16)
     margin = int(_SILENCE * SAMPLING_RATE)
     kept = samples[max(0, audible[0] - margin) : audible[-1] + margin]
-    return np.clip(np.rint(kept), -32768, 32767).astype(np.int16)
+    rounded: np.ndarray = np.clip(np.rint(kept), -32768, 32767)
+    return rounded.astype(np.int16)

@@ -180,14 +180,14 @@ def _processor(folder: Path, texts: Sequence[str]) -> WhisperProcessor:
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
-        letters = list("abcdefghijklmnopqrstuvwxyz' ")
-        alphabet = sorted({piece for letter in letters for piece in pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(letter)[0][0]})
+        alphabet = sorted("abcdefghijklmnopqrstuvwxyz'\u0120")  # the last is how byte-level BPE writes a space
         trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, initial_alphabet=alphabet, show_progress=False)
         # Whisper writes a space before every word, the first one too.
         tokenizer.train_from_iterator([f" {text}" for text in texts], trainer)
         tokenizer.model.save(str(folder))
     vocabulary = json.loads((folder / "vocab.json").read_text())
-    merges = [tuple(line.split()) for line in (folder / "merges.txt").read_text().splitlines() if line and not line.startswith("#")]
+    lines = (folder / "merges.txt").read_text().splitlines()
+    merges = [tuple(line.split()) for line in lines if line and not line.startswith("#")]
     special = {token: len(vocabulary) + index for index, token in enumerate(SPECIAL)}
     tokenizer = WhisperTokenizer(
         vocab={**vocabulary, **special}, merges=merges, extra_special_tokens=SPECIAL[1:], add_prefix_space=True
