@@ -1,0 +1,163 @@
+"""A run's configuration: one YAML file, every key checked before any work starts."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from asrmerge.content import content_folder
+from asrmerge.errors import ConfigError
+from asrmerge.experts.settings import FinetuneSettings
+from asrmerge.validation import validate
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+class Section(BaseModel):
+    """Frozen, and without room for keys that nobody reads."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SynthesisSource(Section):
+    """Speech made on first use from a domain folder: how many utterances of each split."""
+
+    domain: str
+    train: int = Field(default=500, ge=0)
+    validation: int = Field(default=60, ge=1)
+    test: int = Field(default=120, ge=1)
+    maximum_seconds: float = Field(default=4.8, gt=0)
+
+
+class DataSource(Section):
+    """Where one domain's audio comes from: manifests given by path, or synthesis; and its expert, if there is one already."""
+
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    synthesize: SynthesisSource | None = None
+    expert: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataSource:
+        manifests = [self.validation, self.test]
+        if self.synthesize is None and not all(manifests):
+            raise ValueError("give manifests for 'validation' and 'test' (and 'train', or an 'expert'), or 'synthesize'")
+        if self.synthesize is not None and any([self.train, *manifests]):
+            raise ValueError("give either manifests or 'synthesize', not both")
+        if self.synthesize is None and self.train is None and self.expert is None:
+            raise ValueError("give 'train' to fine-tune an expert, or 'expert' to use one that exists")
+        return self
+
+
+class GeneralSource(Section):
+    """General speech: what the base knew; replayed while fine-tuning and watched in every figure."""
+
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    synthesize: SynthesisSource | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> GeneralSource:
+        if (self.synthesize is None) == (self.validation is None or self.test is None):
+            raise ValueError("give either manifests for 'validation' and 'test', or 'synthesize'")
+        return self
+
+
+class SearchSettings(Section):
+    """Merges that are tried, and how they are judged."""
+
+    trials: int = Field(default=40, ge=0)
+    maximum_coefficient: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    curve: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
+    constraints: tuple[str, ...] = ()
+
+
+class EvaluationSettings(Section):
+    """How figures are made: text normaliser, bootstrap samples, confidence level."""
+
+    normalizer: str = "whisper"
+    samples: int = Field(default=1000, ge=100)
+    level: float = Field(default=0.95, gt=0.5, lt=1)
+
+
+class RunConfig(Section):
+    """Everything `asrmerge run` needs."""
+
+    name: str
+    output: str
+    seed: int = 0
+    base: str
+    domains: dict[str, DataSource] = Field(min_length=1)
+    general: GeneralSource | None = None
+    finetune: FinetuneSettings = FinetuneSettings()
+    joint: bool = False
+    search: SearchSettings = SearchSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    cache: str = "~/.cache/asrmerge"
+    workers: Annotated[int, Field(ge=1)] = 2
+    device: str = "cpu"
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _names(self) -> RunConfig:
+        taken = {"general", "base", "uniform", "merged", "joint"} & set(self.domains)
+        if taken:
+            raise ValueError(f"a domain cannot be called '{sorted(taken)[0]}', a name that the report uses; choose another")
+        odd = [name for name in self.domains if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name)]
+        if odd:
+            raise ValueError(f"the domain name '{odd[0]}' may hold only letters, digits, '-' and '_'")
+        if self.joint and any(source.expert and not (source.train or source.synthesize) for source in self.domains.values()):
+            raise ValueError("'joint' fine-tunes on every domain's training audio; give 'train' for each domain")
+        return self
+
+
+def read_config(path: str | Path, definitions: Mapping[str, str] | None = None) -> RunConfig:
+    """Read a run's configuration; ``${name}`` and ``${name:-default}`` come from ``definitions``, then the environment.
+
+    A name without a folder that is not a file here is looked up among the shipped configurations.
+
+    Raises:
+        ConfigError: the file is missing or malformed, a key unknown or a value wrong, a variable not set.
+    """
+    file = _locate(Path(path))
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid YAML ({' '.join(str(error).split())}); correct the file.") from error
+    values = {**os.environ, **(definitions or {})}
+    return validate(RunConfig, _expand(content, values, str(file)), str(file))
+
+
+def _locate(path: Path) -> Path:
+    shipped = content_folder("configs")
+    for candidate in (path, shipped / path.name, shipped / f"{path.name}.yaml"):
+        if candidate.is_file():
+            return candidate
+    known = ", ".join(sorted(file.name for file in shipped.glob("*.yaml")))
+    raise ConfigError(f"{path}: no such configuration; give a YAML file, or one of the shipped ones ({known}).")
+
+
+def _expand(content: Any, values: Mapping[str, str], place: str) -> Any:
+    if isinstance(content, dict):
+        return {key: _expand(value, values, place) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_expand(value, values, place) for value in content]
+    if not isinstance(content, str):
+        return content
+
+    def replace(match: re.Match[str]) -> str:
+        name, default = match.groups()
+        value = values.get(name, default)
+        if value is None:
+            raise ConfigError(f"{place}: '${{{name}}}' is not set; add --define {name}=VALUE or set it in the environment.")
+        return value
+
+    return _VARIABLE.sub(replace, content)

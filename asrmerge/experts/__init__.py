@@ -1,0 +1,1 @@
+"""Experts: a base fine-tuned on one domain's audio."""
