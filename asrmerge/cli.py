@@ -1,0 +1,167 @@
+"""The command line. Exit codes: 0 done, 2 bad input or configuration, 130 interrupted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asrmerge import __version__
+from asrmerge.errors import AsrmergeError
+
+app = typer.Typer(
+    name="asrmerge",
+    help="Merge domain fine-tunes of a speech recogniser into one model, tuned and proved by word error rate.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Merge domain fine-tunes of a speech recogniser into one model, tuned and proved by word error rate."""
+    if version:
+        typer.echo(f"asrmerge {__version__}")
+        raise typer.Exit()
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="A run's YAML file, or the name of a shipped one such as quickstart.")],
+    define: Annotated[list[str] | None, typer.Option("--define", "-D", help="NAME=VALUE for ${NAME} in the file.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder, in place of the configuration's.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes, in place of the configuration's.")] = None,
+) -> None:
+    """Fine-tune experts, search the merge by WER, merge, evaluate, report. Run again to go on where it stopped."""
+    from asrmerge.config import read_config
+
+    settings = read_config(config, _definitions(define or []))
+    changes = {"output": None if output is None else str(output), "workers": workers}
+    settings = settings.model_copy(update={name: value for name, value in changes.items() if value is not None})
+    folder = Path(settings.output).expanduser()
+    with _logging(folder / "log.txt") as log_to_file:
+        _quiet_libraries()
+        from asrmerge.pipeline.run import run_pipeline
+        from asrmerge.progress import ProgressView
+
+        with ProgressView() as view:
+            command = shlex.join(["asrmerge", *sys.argv[1:]])
+            result = run_pipeline(settings, command=command, view=view, on_folder=log_to_file)
+    typer.echo(result.scorecard.markdown_table())
+    typer.echo(f"merged model  {result.merged}\nscorecard     {folder / 'scorecard.json'}\nreport        {result.report}")
+
+
+@app.command()
+def merge(
+    recipe: Annotated[Path, typer.Argument(help="A merge recipe in YAML: method, base, experts with weights, parameters.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the merged checkpoint.")],
+) -> None:
+    """Merge checkpoints by a recipe into a folder that from_pretrained loads."""
+    _quiet_libraries()
+    from asrmerge.merging.engine import merge_to_folder
+    from asrmerge.merging.recipe import Recipe
+
+    merge_to_folder(Recipe.read(recipe), output)
+    typer.echo(f"merged model  {output}")
+
+
+@app.command()
+def methods() -> None:
+    """List the merge methods."""
+    _quiet_libraries()
+    from asrmerge.merging.registry import find_methods
+
+    for name, method in sorted(find_methods().items()):
+        first = (type(method).__doc__ or "").strip().splitlines()
+        typer.echo(f"{name:18} {first[0] if first else ''}{'  (needs a base)' if method.needs_base else ''}")
+
+
+@app.command()
+def domains() -> None:
+    """List the shipped domains."""
+    from asrmerge.content import shipped_domains
+    from asrmerge.speech.domains import load_domain
+
+    for name in shipped_domains():
+        domain = load_domain(name)
+        typer.echo(f"{name:14} {len(domain.terms):4} terms  {domain.settings.description}")
+
+
+def main() -> None:
+    """Run the command line; every expected error is one sentence on standard error."""
+    try:
+        app(standalone_mode=False)
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; run the same command again to go on", err=True)
+        sys.exit(130)
+    except AsrmergeError as error:
+        typer.echo(f"asrmerge: {error}", err=True)
+        sys.exit(error.exit_code)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except Exception as error:  # click's own usage errors are not exported by typer
+        show = getattr(error, "show", None)
+        if show is None:
+            raise
+        show()
+        sys.exit(2)
+
+
+def _definitions(pairs: list[str]) -> dict[str, str]:
+    from asrmerge.errors import ConfigError
+
+    wrong = [pair for pair in pairs if "=" not in pair]
+    if wrong:
+        raise ConfigError(f"--define {wrong[0]}: write NAME=VALUE")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _quiet_libraries() -> None:
+    """Keep other libraries' progress bars and chatter out of ours."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+@contextmanager
+def _logging(file: Path) -> Iterator[Callable[[], None]]:
+    """Log to standard error, and to ``file`` from the moment that the yielded function is called."""
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    logger = logging.getLogger("asrmerge")
+    logger.setLevel(logging.INFO)
+    handlers: list[logging.Handler] = [RichHandler(console=Console(stderr=True), show_path=False, show_level=False)]
+
+    def to_file() -> None:
+        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(handlers[-1])
+
+    logger.addHandler(handlers[0])
+    try:
+        yield to_file
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""`asrmerge run`: data → experts → search → merge → evaluation → report, resumable stage by stage."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from asrmerge import __version__
+from asrmerge.checkpoints.checkpoint import Checkpoint
+from asrmerge.checkpoints.compatibility import check_compatible
+from asrmerge.config import RunConfig
+from asrmerge.content import resolve_model
+from asrmerge.evaluation.leakage import check_disjoint
+from asrmerge.evaluation.normalizers import normalizer
+from asrmerge.evaluation.scorecard import Scorecard, build_scorecard
+from asrmerge.files import hash_content, write_text
+from asrmerge.merging.engine import merge_to_folder
+from asrmerge.pipeline.data import GENERAL, DomainData, content_key, prepare_data
+from asrmerge.pipeline.evaluating import transcribe_models
+from asrmerge.pipeline.reporting import write_run_report
+from asrmerge.pipeline.stages import StageStore
+from asrmerge.pipeline.training import JOINT, train_experts
+from asrmerge.progress import ProgressView
+from asrmerge.search.candidate import Candidate, fixed_candidates
+from asrmerge.search.evaluator import CandidateEvaluator
+from asrmerge.search.objective import Objective
+from asrmerge.search.result import SearchResult, Trial
+from asrmerge.search.study import search_coefficients
+from asrmerge.speech.grammar import SPLITS
+
+logger = logging.getLogger(__name__)
+BASE, UNIFORM, MERGED = "base", "uniform", "merged"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a finished run's outputs lie, and its figures."""
+
+    folder: Path
+    merged: Path
+    report: Path
+    scorecard: Scorecard
+    search: SearchResult
+
+
+def run_pipeline(
+    config: RunConfig, *, command: str, view: ProgressView, on_folder: Callable[[], None] = lambda: None
+) -> RunResult:
+    """Run every stage that is not done yet.
+
+    Args:
+        command: what the user typed, for the report.
+        on_folder: called once the run's folder exists, after the configuration and the given models were found good.
+
+    Raises:
+        AsrmergeError: bad input, named with its place and remedy; what was finished before is kept.
+    """
+    folder = Path(config.output).expanduser()
+    _check_before_work(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    on_folder()
+    write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    stages = StageStore(folder / "stages")
+    logger.info("seed %d; output %s", config.seed, folder)
+    data = prepare_data(config, view)
+    _check_leakage(data, stages)
+    trained = train_experts(config, data, folder / "experts", stages, view)
+    experts = {name: trained[name] for name in config.domains}
+    base = resolve_model(config.base)
+    check_compatible([Checkpoint.open(source) for source in (base, *experts.values())], [config.base, *experts])
+    search = _search(config, data, base, experts, folder / "search", stages, view)
+    uniform = next(candidate for candidate in fixed_candidates(list(experts), ()) if candidate.kind == "uniform")
+    models = {BASE: base, **experts} | ({JOINT: trained[JOINT]} if JOINT in trained else {})
+    for name, candidate in ((UNIFORM, uniform), (MERGED, search.best.candidate)):
+        models[name] = str(_merge(candidate, config, base, experts, folder / name, stages))
+    hypotheses = transcribe_models(
+        models,
+        data,
+        folder / "hypotheses",
+        stages,
+        view,
+        workers=config.workers,
+        device=config.device,
+        precision=config.precision,
+    )
+    scorecard = build_scorecard(
+        hypotheses,
+        normalizer=config.evaluation.normalizer,
+        targets=list(config.domains),
+        candidate=MERGED,
+        seed=config.seed,
+        level=config.evaluation.level,
+        samples=config.evaluation.samples,
+    )
+    scorecard.write(folder / "scorecard.json")
+    report = folder / "report.html"
+    write_run_report(report, config, command, scorecard, hypotheses, data, models, search)
+    return RunResult(folder=folder, merged=folder / MERGED, report=report, scorecard=scorecard, search=search)
+
+
+def _check_before_work(config: RunConfig) -> None:
+    """What can be wrong in a configuration is found before anything long starts."""
+    normalizer(config.evaluation.normalizer)
+    watched = [GENERAL] if config.general is not None else []
+    Objective.parse(list(config.domains), watched, config.search.constraints)
+    base = Checkpoint.open(resolve_model(config.base))
+    given = {name: resolve_model(source.expert) for name, source in config.domains.items() if source.expert}
+    check_compatible([base, *(Checkpoint.open(source) for source in given.values())], [config.base, *given])
+
+
+def _check_leakage(data: Mapping[str, DomainData], stages: StageStore) -> None:
+    def check() -> None:
+        learnt = [utterance for content in data.values() for utterance in (*content.train, *content.validation)]
+        check_disjoint(learnt, [utterance for content in data.values() for utterance in content.test])
+
+    inputs = {name: [content_key(content.split(split)) for split in SPLITS] for name, content in data.items()}
+    stages.run("leakage", inputs, [], check)
+
+
+def _search(
+    config: RunConfig,
+    data: Mapping[str, DomainData],
+    base: str,
+    experts: Mapping[str, str],
+    folder: Path,
+    stages: StageStore,
+    view: ProgressView,
+) -> SearchResult:
+    watched = [GENERAL] if GENERAL in data else []
+    validation = {name: data[name].validation for name in (*experts, *watched)}
+    key: dict[str, Any] = {
+        "version": __version__,
+        "models": {name: Checkpoint.open(source).hash() for name, source in {BASE: base, **experts}.items()},
+        "validation": {name: content_key(utterances) for name, utterances in validation.items()},
+        "normalizer": config.evaluation.normalizer,
+        "device": config.device,
+        "precision": config.precision,
+    }
+    settings = config.search
+    # More trials go on from the same history; anything else is another search.
+    key |= {"seed": config.seed, "search": settings.model_dump(exclude={"trials"})}
+    inputs: dict[str, Any] = {**key, "trials": settings.trials}
+    output = folder / "trials.json"
+
+    def work() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        storage = folder / "journal.log"
+        if not stages.is_done("search-key", key, []):
+            storage.unlink(missing_ok=True)
+            stages.finish("search-key", key)
+        total = len(fixed_candidates(list(experts), settings.curve)) + settings.trials
+        with CandidateEvaluator(
+            base,
+            experts,
+            validation,
+            normalizer=config.evaluation.normalizer,
+            workers=config.workers,
+            precision=config.precision,
+            device=config.device,
+        ) as evaluate:
+            result = search_coefficients(
+                evaluate,
+                experts=list(experts),
+                targets=list(config.domains),
+                watched=watched,
+                constraints=settings.constraints,
+                trials=total,
+                seed=config.seed,
+                bounds=(0.0, settings.maximum_coefficient),
+                curve=settings.curve,
+                storage=storage,
+                key=hash_content(key),
+                on_trial=lambda trial: _show(trial, total, view),
+            )
+        result.write(output)
+
+    stages.run("search", inputs, [output], work)
+    return SearchResult.read(output)
+
+
+def _show(trial: Trial, total: int, view: ProgressView) -> None:
+    view.update("searching coefficients", trial.number + 1, total)
+    figure = "failed" if trial.objective is None else f"macro WER {100 * trial.objective:.2f} %"
+    logger.debug("trial %d, %s: %s", trial.number, trial.candidate.label, figure)
+
+
+def _merge(
+    candidate: Candidate, config: RunConfig, base: str, experts: Mapping[str, str], output: Path, stages: StageStore
+) -> Path:
+    recipe = candidate.recipe(base=base, models=experts)
+    inputs: dict[str, Any] = {
+        "version": __version__,
+        "recipe": recipe.model_dump(mode="json"),
+        "models": {name: Checkpoint.open(source).hash() for name, source in {BASE: base, **experts}.items()},
+    }
+    stages.run(f"merge/{output.name}", inputs, [output], lambda: merge_to_folder(recipe, output))
+    return output

@@ -1,0 +1,92 @@
+"""Independent tasks in processes of one thread each: the same bytes whatever the number of workers."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from queue import Queue
+from typing import Any
+
+from asrmerge.errors import AsrmergeError
+from asrmerge.progress import ProgressView
+
+_STOP = None
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One call of a module-level function ``function(report, **arguments)`` in a worker; ``name`` is shown as progress."""
+
+    name: str
+    function: Callable[..., Any]
+    arguments: Mapping[str, Any]
+
+
+def run_tasks(tasks: Sequence[Task], workers: int, view: ProgressView) -> list[Any]:
+    """The results in the order of ``tasks``; the first failure ends the others and is raised.
+
+    Raises:
+        AsrmergeError: a worker died (out of memory, killed), or what a task raised.
+    """
+    if not tasks:
+        return []
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager:
+        queue: Queue[tuple[str, int, int] | None] = manager.Queue()
+        drain = threading.Thread(target=_show, args=(queue, view), daemon=True)
+        drain.start()
+        pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context)
+        try:
+            with _single_threaded_children():
+                futures = [pool.submit(_call, task, queue) for task in tasks]
+                wait(futures, return_when=FIRST_EXCEPTION)
+            return [_result(future, task) for future, task in zip(futures, tasks, strict=True)]
+        except BaseException:
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            queue.put(_STOP)
+            drain.join()
+
+
+class _single_threaded_children:  # noqa: N801 (reads as a with-statement)
+    """Libraries read their thread counts when they load: set them in the environment that children inherit."""
+
+    def __enter__(self) -> None:
+        self._before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+        os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+
+    def __exit__(self, *_: object) -> None:
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _call(task: Task, queue: Queue[tuple[str, int, int] | None]) -> Any:
+    return task.function(lambda done, total: queue.put((task.name, done, total)), **task.arguments)
+
+
+def _show(queue: Queue[tuple[str, int, int] | None], view: ProgressView) -> None:
+    while (item := queue.get()) is not _STOP:
+        view.update(*item)
+
+
+def _result(future: Future[Any], task: Task) -> Any:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise AsrmergeError(
+            f"A worker died during '{task.name}' (killed, or out of memory); start again to go on, with fewer workers if "
+            "memory is short."
+        ) from error
