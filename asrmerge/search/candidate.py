@@ -1,0 +1,110 @@
+"""What a search tries: a merge by its method and weights, and the candidates that are in every search."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from asrmerge.errors import AsrmergeError, ConfigError
+from asrmerge.merging.recipe import Recipe, RecipeExpert
+
+Kind = Literal["base", "uniform", "expert", "curve", "search"]
+
+DEFAULT_CURVE = (0.2, 0.4, 0.6, 0.8, 1.0)
+DIGITS = 3  # of a coefficient: finer differences are lost in the noise of any validation set
+
+
+class CandidateError(AsrmergeError):
+    """One candidate cannot be evaluated, such as for NaN in its weights: its trial fails, the search goes on."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One merge of the search's experts. ``weights`` and ``parameters`` are those of the recipe's ``method``."""
+
+    label: str
+    method: str
+    weights: Mapping[str, float]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    kind: Kind = "search"
+
+    @property
+    def tuned(self) -> bool:
+        """Whether it is a merge whose coefficients were chosen by its errors, rather than something to compare with."""
+        return self.kind in ("curve", "search")
+
+    def coefficients(self) -> dict[str, float]:
+        """What multiplies each expert's task vector.
+
+        Raises:
+            ConfigError: the method is not a sum of task vectors.
+        """
+        if self.method == "task_arithmetic":
+            scale = float(self.parameters.get("scale", 1.0))
+            return {name: scale * weight for name, weight in self.weights.items()}
+        total = math.fsum(self.weights.values())
+        if self.method == "linear" and self.parameters.get("normalize", True) and total != 0:
+            return {name: weight / total for name, weight in self.weights.items()}
+        raise ConfigError(f"'{self.label}' is merged by {self.method}, which is no sum of task vectors: it has no coefficients.")
+
+    def key(self) -> tuple[Any, ...]:
+        """The same for candidates that are the same sum of task vectors, whatever their method calls it."""
+        try:
+            coefficients = self.coefficients()
+        except ConfigError:
+            return (self.method, *sorted(self.weights.items()), json.dumps(dict(self.parameters), sort_keys=True))
+        return tuple(sorted((name, round(value, 6) + 0.0) for name, value in coefficients.items()))
+
+    def recipe(self, *, base: str, models: Mapping[str, str]) -> Recipe:
+        """The recipe that merges it; ``models``: expert name → folder or hub id."""
+        experts = tuple(RecipeExpert(name=name, model=models[name], weight=weight) for name, weight in self.weights.items())
+        return Recipe(method=self.method, base=base, experts=experts, parameters=dict(self.parameters))
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; ``from_json`` gives it back."""
+        return {
+            "label": self.label,
+            "kind": self.kind,
+            "method": self.method,
+            "weights": dict(self.weights),
+            "parameters": dict(self.parameters),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Candidate:
+        """What ``to_json`` gave."""
+        return cls(**content)
+
+
+def scaled_sum(label: str, coefficients: Mapping[str, float], kind: Kind = "search") -> Candidate:
+    """base + Σ cₜτₜ."""
+    return Candidate(label, "task_arithmetic", dict(coefficients), {}, kind)
+
+
+def fixed_candidates(experts: Sequence[str], curve: Sequence[float] = DEFAULT_CURVE) -> tuple[Candidate, ...]:
+    """The base, the uniform average, each expert alone, and the points of the λ curve that are none of these.
+
+    The base comes first, because constraints are relative to it.
+    """
+    linear = {"normalize": True}
+    share = {name: 1 / len(experts) for name in experts}
+    candidates = [scaled_sum("base", dict.fromkeys(experts, 0.0), "base")]
+    candidates.append(Candidate("uniform average", "linear", share, linear, "uniform"))
+    candidates += [
+        Candidate(f"expert {one}", "linear", {name: float(name == one) for name in experts}, linear, "expert") for one in experts
+    ]
+    seen = {candidate.key() for candidate in candidates}
+    for scale in sorted(set(curve)):
+        point = curve_point(experts, scale)
+        if point.key() not in seen:
+            seen.add(point.key())
+            candidates.append(point)
+    return tuple(candidates)
+
+
+def curve_point(experts: Sequence[str], scale: float) -> Candidate:
+    """base + λ Σ τₜ for λ = ``scale``."""
+    return scaled_sum(f"λ = {scale:g}", dict.fromkeys(experts, float(scale)), "curve")

@@ -1,0 +1,209 @@
+"""Scoring candidates in one process: the base loaded once, task vectors, audio and texts in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from asrmerge.checkpoints import Checkpoint
+from asrmerge.evaluation.counts import ErrorCounts, count_errors
+from asrmerge.evaluation.normalizers import normalizer
+from asrmerge.merging import LiveMerge
+from asrmerge.recognizers import CachingRecognizer, Precision, Recognizer, load_recognizer
+from asrmerge.search.candidate import Candidate, CandidateError
+from asrmerge.speech.audio import read_audio
+from asrmerge.speech.manifest import Utterance
+
+Audio = npt.NDArray[np.float32]
+
+SHARD_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Utterances that are decoded together: a part of one domain, about ``SHARD_SECONDS`` of audio, of similar length."""
+
+    domain: str
+    utterances: tuple[Utterance, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Duration of the audio."""
+        return sum(utterance.duration for utterance in self.utterances)
+
+
+def make_shards(validation: Mapping[str, Sequence[Utterance]]) -> tuple[Shard, ...]:
+    """The domains cut into shards; the same however many workers there are, so that their batches and results are too."""
+    shards = []
+    for domain, utterances in validation.items():
+        part: list[Utterance] = []
+        for utterance in sorted(utterances, key=lambda one: (-one.duration, one.identifier)):
+            if part and sum(one.duration for one in part) + utterance.duration > SHARD_SECONDS:
+                shards.append(Shard(domain, tuple(part)))
+                part = []
+            part.append(utterance)
+        if part:
+            shards.append(Shard(domain, tuple(part)))
+    return tuple(shards)
+
+
+@dataclass(frozen=True)
+class ScoringJob:
+    """Everything that a scorer is made from; travels to the worker processes."""
+
+    base: str
+    experts: Mapping[str, str]
+    shards: tuple[Shard, ...]
+    normalizer: str
+    precision: Precision
+    device: str
+    language: str | None
+    batch_seconds: float
+    states: Path  # folder for encoder states, until all workers have mapped them
+
+
+class Scorer:
+    """Merges candidates into the live model and counts their errors, shard by shard."""
+
+    def __init__(self, job: ScoringJob) -> None:
+        """Raises:
+        CheckpointError: a model cannot be loaded, or the experts do not fit the base.
+        AudioError: an audio file cannot be read.
+        """
+        self._job = job
+        self._recognizer: Recognizer = load_recognizer(
+            job.base, device=job.device, precision=job.precision, language=job.language
+        )
+        states = {name: _state(source) for name, source in job.experts.items()}
+        self.encoder_is_shared = _encoder_is_shared(self._recognizer, states)
+        self._live = LiveMerge(self._recognizer.model, states)
+        self._applied: tuple[Any, ...] | None = None
+        self._audio: dict[int, list[Audio]] = {}
+        self._states: dict[int, Tensor] = {}
+        normalize = normalizer(job.normalizer)
+        self._references = [[normalize(one.text) for one in shard.utterances] for shard in job.shards]
+
+    def encode(self, shard: int) -> int:
+        """Write the base's encoder states of a shard, for every worker to use; how many bytes that took.
+
+        Raises:
+            AudioError: an audio file cannot be read.
+        """
+        recognizer = cast(CachingRecognizer, self._recognizer)
+        audio = self._read(shard)
+        short = [audio[index] for index in self._short(audio)]
+        if not short:
+            return 0
+        self._live.restore()
+        self._applied = None
+        states = recognizer.encode(short, batch_seconds=self._job.batch_seconds).cpu().contiguous()
+        save_file({"states": states}, self._states_file(shard))
+        return states.numel() * states.element_size()
+
+    def map_states(self) -> None:
+        """Take up what all workers have encoded: mapped, not read, so that they share the pages; the files may go then."""
+        for shard in range(len(self._job.shards)):
+            if self._states_file(shard).exists():
+                with safe_open(self._states_file(shard), framework="pt") as stored:
+                    self._states[shard] = stored.get_tensor("states")
+
+    def score(self, candidate: Candidate, shard: int) -> ErrorCounts:
+        """Pooled counts of one shard.
+
+        Raises:
+            CandidateError: the candidate cannot be merged, or the merged weights hold NaN or Inf.
+            AudioError: an audio file cannot be read.
+        """
+        self._apply(candidate)
+        normalize = normalizer(self._job.normalizer)
+        total = ErrorCounts()
+        for reference, text in zip(self._references[shard], self._transcribe(shard), strict=True):
+            total += count_errors(reference, normalize(text))
+        return total
+
+    def _apply(self, candidate: Candidate) -> None:
+        key = candidate.key()
+        if key == self._applied:
+            return
+        self._applied = None
+        if candidate.kind == "base":
+            self._live.restore()  # the base to the bit, in whatever type it is stored
+        else:
+            try:
+                self._live.apply(candidate.method, candidate.weights, candidate.parameters)
+            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+                raise CandidateError(f"'{candidate.label}' cannot be merged: {error}") from error
+            if not all(bool(torch.isfinite(parameter).all()) for parameter in self._recognizer.model.parameters()):
+                raise CandidateError(f"the merged weights of '{candidate.label}' hold NaN or Inf.")
+        self._applied = key
+
+    def _transcribe(self, shard: int) -> list[str]:
+        audio = self._read(shard)
+        seconds = self._job.batch_seconds
+        if shard not in self._states:
+            return self._recognizer.transcribe(audio, batch_seconds=seconds)
+        short = self._short(audio)
+        long = sorted(set(range(len(audio))) - set(short))
+        caching = cast(CachingRecognizer, self._recognizer)
+        parts = [audio[index] for index in short]
+        cached = caching.transcribe(parts, batch_seconds=seconds, encoder_states=self._states[shard])
+        texts = dict(zip(short, cached, strict=True))
+        if long:
+            parts = [audio[index] for index in long]
+            texts |= dict(zip(long, self._recognizer.transcribe(parts, batch_seconds=seconds), strict=True))
+        return [texts[index] for index in range(len(audio))]
+
+    def _read(self, shard: int) -> list[Audio]:
+        if shard not in self._audio:
+            rate = self._recognizer.sampling_rate
+            self._audio[shard] = [read_audio(one.audio, rate) for one in self._job.shards[shard].utterances]
+        return self._audio[shard]
+
+    def _short(self, audio: Sequence[Audio]) -> list[int]:
+        """Which fit into the window, so that encoder states can stand for them."""
+        window = self._recognizer.window_seconds
+        most = float("inf") if window is None else window * self._recognizer.sampling_rate
+        return [index for index, samples in enumerate(audio) if len(samples) <= most]
+
+    def _states_file(self, shard: int) -> Path:
+        return self._job.states / f"{shard}.safetensors"
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One computing thread inside the block, as in a worker: sums over several threads round differently."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _state(source: str) -> dict[str, Tensor]:
+    checkpoint = Checkpoint.open(source)
+    return {name: checkpoint.read(name) for name in checkpoint.names}
+
+
+def _encoder_is_shared(recognizer: Recognizer, states: Mapping[str, Mapping[str, Tensor]]) -> bool:
+    """Whether encoder states of the base are those of every merge: no expert has changed the encoder."""
+    if not isinstance(recognizer, CachingRecognizer):
+        return False
+    encoder = {id(parameter) for parameter in recognizer.model.get_encoder().parameters()}
+    for name, parameter in recognizer.model.named_parameters():
+        if id(parameter) not in encoder:
+            continue
+        base = parameter.detach()
+        if not all(name in state and torch.equal(state[name].to(base), base) for state in states.values()):
+            return False
+    return True
