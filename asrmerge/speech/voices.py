@@ -12,11 +12,13 @@ ACCENTS: tuple[str, ...] = ("en-us", "en", "en-gb-x-rp")
 BASE_VARIANTS: tuple[str, ...] = (
     *("m1", "m2", "m3", "m5", "m7", "m8", "f1", "f2", "f3", "f5"),
     *("Alex", "Andrea", "Gene", "Lee", "Mario", "edward", "linda", "paul", "steph", "victor"),
+    *("Denis", "Jacky", "adam", "boris", "david", "marcelo", "max", "norbert", "pablo", "quincy", "shelby", "travis"),
 )
+# None of espeak-ng's robots, whisperers and other effects.
 HELD_OUT_VARIANTS: dict[Split, tuple[str, ...]] = {
-    "train": ("m4", "f4", "Andy", "Michael", "belinda", "robert"),
-    "validation": ("Annie", "Mike", "john"),
-    "test": ("m6", "Alicia", "david", "travis"),
+    "train": ("m4", "f4", "Andy", "Annie", "Henrique", "Michael", "antonio", "robert"),
+    "validation": ("Mike", "belinda", "benjamin", "john"),
+    "test": ("m6", "Nguyen", "Reed", "anika", "michel", "pedro"),
 }
 
 
