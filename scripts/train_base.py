@@ -20,6 +20,7 @@ from pathlib import Path
 import jiwer
 import numpy as np
 import torch
+from base_training.card import saved_word_error_rate, write_card
 from base_training.ctc import CtcTraining
 from base_training.whisper import WhisperTraining
 from base_training.world import Corpus, augment, batches, evaluation_corpora, training_corpus
@@ -41,15 +42,18 @@ def main() -> None:
     training = FAMILIES[arguments.family](folder / "processor", corpus.texts, arguments.steps)
     training.train()
     print(f"{sum(p.numel() for p in training.model.parameters()) / 1e6:.2f} M parameters", flush=True)
-    _train(training, corpus, tests, folder / "training.pt", arguments)
+    record = _train(training, corpus, tests, folder / "training.pt", arguments)
     training.eval()
-    figures = {name: word_error_rate(training, test) for name, test in tests.items()}
     output = arguments.output or ROOT / "asrmerge" / "bases" / arguments.family
     training.save(output)
+    figures = {name: saved_word_error_rate(output, test) for name, test in tests.items()}
+    write_card(output, arguments.family, record, corpus, figures, len(tests["held-out voices"]))
     print(json.dumps({"wer": figures, "saved": str(output)}), flush=True)
 
 
-def _train(training, corpus: Corpus, tests: dict[str, Corpus], checkpoint: Path, arguments: argparse.Namespace) -> None:
+def _train(
+    training, corpus: Corpus, tests: dict[str, Corpus], checkpoint: Path, arguments: argparse.Namespace
+) -> dict[str, float]:
     optimizers = _optimizers(training, arguments.learning_rate)
     step, seconds = 0, 0.0
     if checkpoint.exists():
@@ -98,7 +102,8 @@ def _train(training, corpus: Corpus, tests: dict[str, Corpus], checkpoint: Path,
             state = {"model": training.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step}
             torch.save(state | {"seconds": float(seconds)}, checkpoint.with_suffix(".new"))
             checkpoint.with_suffix(".new").replace(checkpoint)
-            started = time.monotonic()
+            started, heard = time.monotonic(), 0.0
+    return {"step": step, "seconds": float(seconds)}
 
 
 def _optimizers(training, rate: float) -> list[torch.optim.Optimizer]:
@@ -120,8 +125,8 @@ def _rate(step: int, arguments: argparse.Namespace) -> float:
     return arguments.learning_rate * warm * (1 - math.sqrt(1 - left) if left < 1 else 1.0)
 
 
-def word_error_rate(training, corpus: Corpus, count: int | None = None) -> float:
-    """Pooled WER of greedy decoding on the first ``count`` utterances."""
+def word_error_rate(training, corpus: Corpus, count: int) -> float:
+    """Pooled WER of greedy decoding on the first ``count`` utterances, while training."""
     order = np.argsort(corpus.seconds()[:count])
     texts, heard = [], []
     for start in range(0, len(order), 16):
