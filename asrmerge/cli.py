@@ -53,12 +53,14 @@ def run(
         _quiet_libraries()
         from asrmerge.pipeline.run import run_pipeline
         from asrmerge.progress import ProgressView
+        from asrmerge.report.markdown import markdown_table
 
         with ProgressView() as view:
             command = shlex.join(["asrmerge", *sys.argv[1:]])
             result = run_pipeline(settings, command=command, view=view, on_folder=log_to_file)
-    typer.echo(result.scorecard.markdown_table())
-    typer.echo(f"merged model  {result.merged}\nscorecard     {folder / 'scorecard.json'}\nreport        {result.report}")
+    typer.echo(markdown_table(result.report.scorecard, result.report.models))
+    for title, name in (("merged model", "merged"), ("scorecard", "scorecard.json"), ("report", "report.html")):
+        typer.echo(f"{title:13} {folder / name}")
 
 
 @app.command()
@@ -101,9 +103,7 @@ def main() -> None:
     """Run the command line; every expected error is one sentence on standard error."""
     try:
         app(standalone_mode=False)
-    except typer.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
+    except (typer.Abort, KeyboardInterrupt):
         typer.echo("interrupted; run the same command again to go on", err=True)
         sys.exit(130)
     except AsrmergeError as error:

@@ -66,7 +66,8 @@ class GeneralSource(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> GeneralSource:
-        if (self.synthesize is None) == (self.validation is None or self.test is None):
+        manifests = [self.validation, self.test]
+        if (self.synthesize is None and not all(manifests)) or (self.synthesize is not None and any([self.train, *manifests])):
             raise ValueError("give either manifests for 'validation' and 'test', or 'synthesize'")
         return self
 
@@ -138,7 +139,8 @@ def read_config(path: str | Path, definitions: Mapping[str, str] | None = None) 
 
 def _locate(path: Path) -> Path:
     shipped = content_folder("configs")
-    for candidate in (path, shipped / path.name, shipped / f"{path.name}.yaml"):
+    by_name = (shipped / path.name, shipped / f"{path.name}.yaml") if len(path.parts) == 1 else ()
+    for candidate in (path, *by_name):
         if candidate.is_file():
             return candidate
     known = ", ".join(sorted(file.name for file in shipped.glob("*.yaml")))

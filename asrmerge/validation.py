@@ -65,14 +65,16 @@ def _dotted(location: tuple[int | str, ...]) -> str:
 def _known_keys(model_class: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """The keys of the model that lies at ``location``; empty where the path cannot be followed."""
     current: type[BaseModel] = model_class
+    in_mapping = False
     for part in location:
-        if isinstance(part, int):
-            continue  # an index: the list's element type was taken with the list
+        if isinstance(part, int) or in_mapping:
+            in_mapping = False
+            continue  # an index or a mapping's key: the element type was taken with the container
         field = current.model_fields.get(part)
         inner = _model_in(field.annotation) if field is not None else None
-        if inner is None:
+        if field is None or inner is None:
             return []
-        current = inner
+        current, in_mapping = inner, typing.get_origin(field.annotation) is dict
     return list(current.model_fields)
 
 

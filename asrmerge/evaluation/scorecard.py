@@ -98,30 +98,6 @@ class Scorecard(Record):
             where = ".".join(str(part) for part in first["loc"]) or "JSON"
             raise AsrmergeError(f"{path}: not a scorecard ({where}: {first['msg']}); run the evaluation again.") from error
 
-    def markdown_table(self) -> str:
-        """WER in per cent with intervals: target domains, their mean, then the domains that stand apart; the best in bold."""
-        shown = list(next(iter(self.models.values())).domains)
-        apart = [domain for domain in shown if domain not in self.targets]
-        columns = [*self.targets, "macro", *apart]
-        rows = [[name, *(self._cell(name, column) for column in columns)] for name in self.models]
-        note = f"WER in %, pooled per domain, with {self.level:.0%} bootstrap intervals; text normaliser: {self.normalizer}."
-        table = [["model", *columns], ["---", *("---:" for _ in columns)], *rows]
-        lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in table]
-        return "\n".join([*lines, "", note]) + "\n"
-
-    def _cell(self, model: str, column: str) -> str:
-        def rate(name: str) -> float:
-            score = self.models[name]
-            return score.macro_wer if column == "macro" else score.domains[column].wer
-
-        text = f"{100 * rate(model):.1f}"
-        if rate(model) == min(rate(name) for name in self.models):
-            text = f"**{text}**"
-        if column == "macro":
-            return text
-        low, high = self.models[model].domains[column].ci
-        return f"{text} ({100 * low:.1f}–{100 * high:.1f})"
-
 
 def score(hypotheses: Sequence[Hypothesis], normalize: Normalizer) -> tuple[ErrorCounts, ...]:
     """Every utterance's errors, both texts normalised."""

@@ -10,6 +10,7 @@ from typing import Any
 from asrmerge import __version__
 from asrmerge.checkpoints.checkpoint import Checkpoint
 from asrmerge.evaluation.hypotheses import Hypothesis, read_hypotheses
+from asrmerge.files import hash_content
 from asrmerge.pipeline.data import DomainData, content_key
 from asrmerge.pipeline.stages import StageStore
 from asrmerge.pipeline.workers import Report, Task, run_tasks
@@ -80,7 +81,7 @@ def transcribe_task(
     for domain, content in data.items():
         path = folder / f"{domain}.jsonl"
         started = folder / f"{domain}.key"
-        _forget_other_model(path, started, str(inputs[domain]["model"]))
+        _forget_other_inputs(path, started, hash_content(inputs[domain]))
         transcribe_manifest(recognizer, content.test, path, progress=partial(_report_after, report, before, total))
         started.unlink(missing_ok=True)
         stages.finish(f"hypotheses/{model}/{domain}", inputs[domain])
@@ -91,8 +92,8 @@ def _report_after(report: Report, before: int, total: int, done: int, _of_domain
     report(before + done, total)
 
 
-def _forget_other_model(path: Path, started: Path, digest: str) -> None:
-    """A partial file does not say whose it is: drop one that another model's weights began."""
+def _forget_other_inputs(path: Path, started: Path, digest: str) -> None:
+    """A partial file does not say whose it is: drop one that was begun with other weights, audio or precision."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not started.exists() or started.read_text(encoding="utf-8") != digest:
         path.with_name(f"{path.name}.partial").unlink(missing_ok=True)

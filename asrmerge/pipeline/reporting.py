@@ -13,7 +13,6 @@ from asrmerge.evaluation.scorecard import Scorecard
 from asrmerge.merging.recipe import Recipe
 from asrmerge.pipeline.data import GENERAL, DomainData
 from asrmerge.report.data import DataSet, MergeInput, RecipeRecord, ReportData, ReportModel, Role, RunFacts
-from asrmerge.report.html import write_report
 from asrmerge.report.search_history import search_history
 from asrmerge.search.result import SearchResult
 from asrmerge.speech.grammar import SPLITS
@@ -21,8 +20,7 @@ from asrmerge.speech.grammar import SPLITS
 _ROLES: Mapping[str, Role] = {"base": "base", "uniform": "uniform", "merged": "merged", "joint": "joint"}
 
 
-def write_run_report(
-    path: Path,
+def run_report(
     config: RunConfig,
     command: str,
     scorecard: Scorecard,
@@ -30,25 +28,19 @@ def write_run_report(
     data: Mapping[str, DomainData],
     models: Mapping[str, str],
     search: SearchResult,
-) -> None:
-    """Write a run's HTML report."""
-    base = Checkpoint.open(models["base"])
-    write_report(
-        path,
-        ReportData(
-            title=config.name,
-            family=base.model_type,
-            base=config.base,
-            scorecard=scorecard,
-            models=tuple(
-                ReportModel(name, _ROLES.get(name, "expert"), domain=None if name in _ROLES else name) for name in models
-            ),
-            general=GENERAL if GENERAL in data else None,
-            hypotheses=hypotheses,
-            search=search_history(search),
-            recipe=_recipe(Path(models["merged"]), config, models),
-            run=RunFacts(command=command, seeds={"run": config.seed}, data=_data_sets(data)),
-        ),
+) -> ReportData:
+    """Everything that a run's report shows."""
+    return ReportData(
+        title=config.name,
+        family=Checkpoint.open(models["base"]).model_type,
+        base=config.base,
+        scorecard=scorecard,
+        models=tuple(ReportModel(name, _ROLES.get(name, "expert"), domain=None if name in _ROLES else name) for name in models),
+        general=GENERAL if GENERAL in data else None,
+        hypotheses=hypotheses,
+        search=search_history(search),
+        recipe=_recipe(Path(models["merged"]), config, models),
+        run=RunFacts(command=command, seeds={"run": config.seed}, data=_data_sets(data)),
     )
 
 

@@ -17,15 +17,17 @@ from asrmerge.config import RunConfig
 from asrmerge.content import resolve_model
 from asrmerge.evaluation.leakage import check_disjoint
 from asrmerge.evaluation.normalizers import normalizer
-from asrmerge.evaluation.scorecard import Scorecard, build_scorecard
+from asrmerge.evaluation.scorecard import build_scorecard
 from asrmerge.files import hash_content, write_text
 from asrmerge.merging.engine import merge_to_folder
 from asrmerge.pipeline.data import GENERAL, DomainData, content_key, prepare_data
 from asrmerge.pipeline.evaluating import transcribe_models
-from asrmerge.pipeline.reporting import write_run_report
+from asrmerge.pipeline.reporting import run_report
 from asrmerge.pipeline.stages import StageStore
 from asrmerge.pipeline.training import JOINT, train_experts
 from asrmerge.progress import ProgressView
+from asrmerge.report.data import ReportData
+from asrmerge.report.html import write_report
 from asrmerge.search.candidate import Candidate, fixed_candidates
 from asrmerge.search.evaluator import CandidateEvaluator
 from asrmerge.search.objective import Objective
@@ -39,13 +41,10 @@ BASE, UNIFORM, MERGED = "base", "uniform", "merged"
 
 @dataclass(frozen=True)
 class RunResult:
-    """Where a finished run's outputs lie, and its figures."""
+    """A finished run's folder (``merged/``, ``scorecard.json``, ``report.html``), and what its report shows."""
 
     folder: Path
-    merged: Path
-    report: Path
-    scorecard: Scorecard
-    search: SearchResult
+    report: ReportData
 
 
 def run_pipeline(
@@ -55,20 +54,21 @@ def run_pipeline(
 
     Args:
         command: what the user typed, for the report.
-        on_folder: called once the run's folder exists, after the configuration and the given models were found good.
+        on_folder: called once the run's folder exists, after configuration, given models and audio were found good: bad
+            input leaves an earlier run's folder as it was.
 
     Raises:
         AsrmergeError: bad input, named with its place and remedy; what was finished before is kept.
     """
     folder = Path(config.output).expanduser()
+    stages = StageStore(folder / "stages")
     _check_before_work(config)
+    data = prepare_data(config, view)
+    _check_leakage(data, stages)
     folder.mkdir(parents=True, exist_ok=True)
     on_folder()
     write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
-    stages = StageStore(folder / "stages")
     logger.info("seed %d; output %s", config.seed, folder)
-    data = prepare_data(config, view)
-    _check_leakage(data, stages)
     trained = train_experts(config, data, folder / "experts", stages, view)
     experts = {name: trained[name] for name in config.domains}
     base = resolve_model(config.base)
@@ -98,9 +98,9 @@ def run_pipeline(
         samples=config.evaluation.samples,
     )
     scorecard.write(folder / "scorecard.json")
-    report = folder / "report.html"
-    write_run_report(report, config, command, scorecard, hypotheses, data, models, search)
-    return RunResult(folder=folder, merged=folder / MERGED, report=report, scorecard=scorecard, search=search)
+    report = run_report(config, command, scorecard, hypotheses, data, models, search)
+    write_report(folder / "report.html", report)
+    return RunResult(folder=folder, report=report)
 
 
 def _check_before_work(config: RunConfig) -> None:
@@ -114,12 +114,11 @@ def _check_before_work(config: RunConfig) -> None:
 
 
 def _check_leakage(data: Mapping[str, DomainData], stages: StageStore) -> None:
-    def check() -> None:
+    inputs = {name: [content_key(content.split(split)) for split in SPLITS] for name, content in data.items()}
+    if not stages.is_done("leakage", inputs, []):
         learnt = [utterance for content in data.values() for utterance in (*content.train, *content.validation)]
         check_disjoint(learnt, [utterance for content in data.values() for utterance in content.test])
-
-    inputs = {name: [content_key(content.split(split)) for split in SPLITS] for name, content in data.items()}
-    stages.run("leakage", inputs, [], check)
+        stages.finish("leakage", inputs)
 
 
 def _search(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.managers import SyncManager
 from queue import Queue
 from typing import Any
 
@@ -38,15 +40,20 @@ def run_tasks(tasks: Sequence[Task], workers: int, view: ProgressView) -> list[A
     if not tasks:
         return []
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
+    manager = SyncManager(ctx=context)
+    manager.start(_follow_parent)
+    with manager:
         queue: Queue[tuple[str, int, int] | None] = manager.Queue()
         drain = threading.Thread(target=_show, args=(queue, view), daemon=True)
         drain.start()
-        pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context)
+        pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_follow_parent)
         try:
             with _single_threaded_children():
                 futures = [pool.submit(_call, task, queue) for task in tasks]
                 wait(futures, return_when=FIRST_EXCEPTION)
+            for future, task in zip(futures, tasks, strict=True):
+                if future.done():  # a failure must not wait for the tasks before it
+                    _result(future, task)
             return [_result(future, task) for future, task in zip(futures, tasks, strict=True)]
         except BaseException:
             for process in list((pool._processes or {}).values()):
@@ -71,6 +78,19 @@ class _single_threaded_children:  # noqa: N801 (reads as a with-statement)
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _follow_parent() -> None:
+    """In a child: end when the parent is killed, and leave Ctrl-C to it. The pool's own workers would wait for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _call(task: Task, queue: Queue[tuple[str, int, int] | None]) -> Any:

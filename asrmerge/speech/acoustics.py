@@ -69,6 +69,8 @@ def reverberation(samples: np.ndarray, scene: Scene, *, decay: Range, distance: 
     """
     seconds, share = scene.uniform(decay), scene.uniform(distance)
     time = np.arange(int(seconds * SAMPLING_RATE)) / SAMPLING_RATE
+    if not (seconds > 0.01 and 0 <= share < 1):
+        raise ValueError(f"has decay {seconds:g} and distance {share:g}: the first must exceed 0.01 s, the second lie in [0, 1)")
     tail = scene.generator.standard_normal(len(time)) * np.exp(-6.9 * time / seconds)
     tail[: int(0.002 * SAMPLING_RATE)] = 0.0
     tail *= np.sqrt(share / (1 - share) / np.sum(tail**2))
@@ -110,7 +112,7 @@ def apply_effects(samples: np.ndarray, effects: Sequence[Mapping[str, Any]], sce
             raise ConfigError(f"acoustics: no effect '{name}'; choose one of {', '.join(EFFECTS)}")
         try:
             samples = EFFECTS[name](samples, scene, **parameters)
-        except TypeError as error:
+        except (TypeError, ValueError, IndexError, ArithmeticError) as error:
             raise ConfigError(f"acoustics: effect '{name}' {error}; correct its parameters") from error
     return samples
 

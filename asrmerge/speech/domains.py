@@ -28,7 +28,7 @@ from asrmerge.speech.synthesis import SpokenText, Synthesizer
 from asrmerge.speech.voices import base_voices, held_out_voices
 from asrmerge.validation import validate
 
-_CACHE_FORMAT = 1  # raise it when the same domain files should give other audio
+_CACHE_FORMAT = 2  # raise it when the same domain files should give other audio
 _BABBLE_TALKERS = 40
 
 
@@ -71,14 +71,26 @@ def load_domain(name: str | Path) -> Domain:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not valid YAML ({error}); correct the file") from error
+    settings = validate(DomainFile, content, str(file))
+    _check_acoustics(settings, file)
     terms = folder / "terms.txt"
     lines = terms.read_text(encoding="utf-8").splitlines() if terms.is_file() else []
     return Domain(
         folder=folder,
-        settings=validate(DomainFile, content, str(file)),
+        settings=settings,
         grammar=read_grammar(folder / "grammar.yaml"),
         terms=tuple(line.strip() for line in lines if line.strip()),
     )
+
+
+def _check_acoustics(settings: DomainFile, file: Path) -> None:
+    """Try the effects on a second of noise: a wrong parameter should not show only after minutes of synthesis."""
+    generator = np.random.default_rng(settings.seed)
+    noise = generator.normal(0, 0.1, SAMPLING_RATE).astype(np.float32)
+    try:
+        apply_effects(noise, settings.acoustics, Scene(generator, [noise]))
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
 
 
 def synthesize_domain(

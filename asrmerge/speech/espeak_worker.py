@@ -15,6 +15,7 @@ import json
 import os
 import struct
 import sys
+from pathlib import Path
 from typing import Any, BinaryIO
 
 SAMPLING_RATE = 22_050
@@ -29,10 +30,13 @@ class Espeak:
     def __init__(self) -> None:
         import espeakng_loader
 
+        self._variants = Path(espeakng_loader.get_data_path()) / "voices" / "!v"
         self._library = ctypes.CDLL(str(espeakng_loader.get_library_path()))
         rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, str(espeakng_loader.get_data_path()).encode(), 0)
         if rate != SAMPLING_RATE:
             raise RuntimeError(f"espeak-ng answered {rate} at initialisation, not its sampling rate {SAMPLING_RATE}")
+        # Breath noise and flutter are drawn from a generator that espeak-ng seeds with the time of day.
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))
         self._samples = bytearray()
         # The library keeps only a raw pointer: the callback must live as long as it does.
         self._callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)(
@@ -42,7 +46,10 @@ class Espeak:
 
     def speak(self, request: dict[str, Any]) -> bytes:
         """int16 samples of ``request["text"]``; the voice is set first because it resets the other parameters."""
-        if self._library.espeak_SetVoiceByName(request["voice"].encode()) != 0:
+        variant = request["voice"].partition("+")[2]
+        # An unknown accent is refused by the library, an unknown variant spoken in the accent's own voice.
+        known = "+" not in request["voice"] or (variant and (self._variants / variant).is_file())
+        if not known or self._library.espeak_SetVoiceByName(request["voice"].encode()) != 0:
             raise ValueError(f"espeak-ng has no voice '{request['voice']}'")
         for parameter, value in (
             (_RATE, request["words_per_minute"]),

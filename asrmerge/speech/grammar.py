@@ -13,10 +13,12 @@ A grammar file is YAML with two keys::
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +30,8 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 _SLOT = re.compile(r"\{([a-z_]+)\}")
-_SPEAKABLE = re.compile(r"[a-z]+(?:'[a-z]+)*'?(?: '?[a-z]+(?:'[a-z]+)*'?)*")
+_WORD = r"'?[a-z]+(?:'[a-z]+)*'?"
+_SPEAKABLE = re.compile(rf"{_WORD}(?: {_WORD})*")
 _MAXIMUM_DEPTH = 12
 
 
@@ -46,9 +49,9 @@ class Grammar:
         return self.fill(generator.choices(texts, weights)[0], generator)
 
     def fill(self, template: str, generator: random.Random, depth: int = 0) -> str:
-        """Replace every slot of ``template``; raises ConfigError when slots contain each other endlessly."""
+        """Replace every slot of ``template``; raises ConfigError when slots contain each other too deeply."""
         if depth > _MAXIMUM_DEPTH:
-            raise ConfigError(f"grammar: slots contain each other endlessly near '{template}'; break the cycle")
+            raise ConfigError(f"grammar: slots contain each other too deeply near '{template}'; break the cycle")
 
         def expand(match: re.Match[str]) -> str:
             return self.fill(generator.choice(self.slots[match.group(1)]), generator, depth + 1)
@@ -79,7 +82,7 @@ def read_grammar(path: Path) -> Grammar:
     """Read a grammar file.
 
     Raises:
-        ConfigError: the file is missing or malformed, a slot is unknown or empty, a text is not speakable.
+        ConfigError: the file is missing or malformed, a slot is unknown, empty or contains itself, a text is not speakable.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -87,10 +90,11 @@ def read_grammar(path: Path) -> Grammar:
         raise ConfigError(f"{path}: no such grammar; write one, or name another in domain.yaml") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML ({error}); correct the file") from error
-    if not isinstance(content, dict) or not content.get("sentences"):
+    sentences, expansions = (content.get("sentences"), content.get("slots") or {}) if isinstance(content, dict) else ([], {})
+    if not isinstance(sentences, list) or not sentences or not isinstance(expansions, dict):
         raise ConfigError(f"{path}: a grammar needs a list 'sentences' and a mapping 'slots'")
-    templates = tuple(_template(entry, path) for entry in content["sentences"])
-    slots = {name: tuple(str(item) for item in items or ()) for name, items in (content.get("slots") or {}).items()}
+    templates = tuple(_template(entry, path) for entry in sentences)
+    slots = {str(name): _expansions(str(name), items, path) for name, items in expansions.items()}
     grammar = Grammar(templates=templates, slots=slots)
     _check(grammar, path)
     return grammar
@@ -127,8 +131,25 @@ def _template(entry: object, path: Path) -> tuple[str, float]:
     if isinstance(entry, str):
         return entry, 1.0
     if isinstance(entry, dict) and isinstance(entry.get("text"), str):
-        return entry["text"], float(entry.get("weight", 1.0))
+        weight = entry.get("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+            raise ConfigError(f"{path}: the weight of '{entry['text']}' is {weight!r}; write a number above 0")
+        return entry["text"], float(weight)
     raise ConfigError(f"{path}: '{entry}' is no template; write a sentence, or {{text: …, weight: …}}")
+
+
+def _expansions(name: str, items: object, path: Path) -> tuple[str, ...]:
+    if items is not None and not isinstance(items, list):
+        raise ConfigError(f"{path}: the slot '{name}' is {items!r}; write its expansions as a list")
+    return tuple(str(item) for item in items or ())
+
+
+def _check_cycles(grammar: Grammar, path: Path) -> None:
+    inner = {name: {slot for text in texts for slot in _SLOT.findall(text)} for name, texts in grammar.slots.items()}
+    try:
+        TopologicalSorter(inner).prepare()
+    except CycleError as error:
+        raise ConfigError(f"{path}: slots contain each other endlessly ({' in '.join(error.args[1])}); break the cycle") from None
 
 
 def _check(grammar: Grammar, path: Path) -> None:
@@ -145,3 +166,4 @@ def _check(grammar: Grammar, path: Path) -> None:
                 f"{path}: '{text}' may hold only lower-case letters, apostrophes, single spaces and {{slots}}; "
                 "spell numbers and abbreviations out"
             )
+    _check_cycles(grammar, path)
