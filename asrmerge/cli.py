@@ -16,6 +16,7 @@ import typer
 from asrmerge import __version__
 from asrmerge.errors import AsrmergeError
 
+_INTERRUPTED = 130
 app = typer.Typer(
     name="asrmerge",
     help="Merge domain fine-tunes of a speech recogniser into one model, tuned and proved by word error rate.",
@@ -25,14 +26,19 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def options(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
-) -> None:
-    """Merge domain fine-tunes of a speech recogniser into one model, tuned and proved by word error rate."""
-    if version:
+def _show_version(asked: bool) -> None:
+    if asked:
         typer.echo(f"asrmerge {__version__}")
         raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """Merge domain fine-tunes of a speech recogniser into one model, tuned and proved by word error rate."""
 
 
 @app.command()
@@ -102,21 +108,23 @@ def domains() -> None:
 def main() -> None:
     """Run the command line; every expected error is one sentence on standard error."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False) or 0  # typer from 0.20 on returns 130 for Ctrl-C, earlier ones raise Abort
     except (typer.Abort, KeyboardInterrupt):
-        typer.echo("interrupted; run the same command again to go on", err=True)
-        sys.exit(130)
+        code = _INTERRUPTED
     except AsrmergeError as error:
         typer.echo(f"asrmerge: {error}", err=True)
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except typer.Exit as error:
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except Exception as error:  # click's own usage errors are not exported by typer
         show = getattr(error, "show", None)
         if show is None:
             raise
         show()
-        sys.exit(2)
+        code = 2
+    if code == _INTERRUPTED:
+        typer.echo("interrupted; run the same command again to go on", err=True)
+    sys.exit(code)
 
 
 def _definitions(pairs: list[str]) -> dict[str, str]:

@@ -139,7 +139,7 @@ def read_config(path: str | Path, definitions: Mapping[str, str] | None = None) 
 
 def _locate(path: Path) -> Path:
     shipped = content_folder("configs")
-    by_name = (shipped / path.name, shipped / f"{path.name}.yaml") if len(path.parts) == 1 else ()
+    by_name: tuple[Path, ...] = (shipped / path.name, shipped / f"{path.name}.yaml") if len(path.parts) == 1 else ()
     for candidate in (path, *by_name):
         if candidate.is_file():
             return candidate

@@ -44,6 +44,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
+                file.chmod(0o644)  # safetensors writes for the owner only
                 with file.open("rb") as stream:
                     os.fsync(stream.fileno())
         _exchange(temporary, path)

@@ -15,6 +15,7 @@ from asrmerge.checkpoints.checkpoint import Checkpoint
 from asrmerge.checkpoints.compatibility import check_compatible
 from asrmerge.config import RunConfig
 from asrmerge.content import resolve_model
+from asrmerge.errors import ConfigError
 from asrmerge.evaluation.leakage import check_disjoint
 from asrmerge.evaluation.normalizers import normalizer
 from asrmerge.evaluation.scorecard import build_scorecard
@@ -26,6 +27,7 @@ from asrmerge.pipeline.reporting import run_report
 from asrmerge.pipeline.stages import StageStore
 from asrmerge.pipeline.training import JOINT, train_experts
 from asrmerge.progress import ProgressView
+from asrmerge.recognizers.recognizer import find_family
 from asrmerge.report.data import ReportData
 from asrmerge.report.html import write_report
 from asrmerge.search.candidate import Candidate, fixed_candidates
@@ -105,10 +107,13 @@ def run_pipeline(
 
 def _check_before_work(config: RunConfig) -> None:
     """What can be wrong in a configuration is found before anything long starts."""
+    if (output := Path(config.output).expanduser()).exists() and not output.is_dir():
+        raise ConfigError(f"The output {output} is a file: give the folder to write the run to.")
     normalizer(config.evaluation.normalizer)
     watched = [GENERAL] if config.general is not None else []
     Objective.parse(list(config.domains), watched, config.search.constraints)
     base = Checkpoint.open(resolve_model(config.base))
+    find_family(resolve_model(config.base))
     given = {name: resolve_model(source.expert) for name, source in config.domains.items() if source.expert}
     check_compatible([base, *(Checkpoint.open(source) for source in given.values())], [config.base, *given])
 

@@ -129,18 +129,28 @@ def load_recognizer(
     """
     if precision not in get_args(Precision):
         raise ConfigError(f"Precision {precision!r} is not known; use one of: {', '.join(get_args(Precision))}.")
-    known = model_families()
-    model_type = read_config(source).get("model_type")
-    if model_type not in known:
-        raise CheckpointError(f"{source} has model_type {model_type!r}; supported are: {', '.join(sorted(known))}.")
+    family = find_family(source)
     folder = Path(source).expanduser()
-    return known[model_type].load(
+    return family.load(
         str(folder if folder.exists() else source),
         device=torch.device(device),
         dtype=dtype,
         precision=precision,
         language=language,
     )
+
+
+def find_family(source: str | Path) -> _Family:
+    """The module that serves a checkpoint's family.
+
+    Raises:
+        CheckpointError: ``source`` is missing, or of a family that is not known.
+    """
+    known = model_families()
+    model_type = read_config(source).get("model_type")
+    if model_type not in known:
+        raise CheckpointError(f"{source} has model_type {model_type!r}; supported are: {', '.join(sorted(known))}.")
+    return known[model_type]
 
 
 def model_families() -> dict[str, _Family]:
