@@ -1,7 +1,7 @@
 """Train one of the embedded tiny bases from scratch on synthesised general English.
 
-    python scripts/train_base.py ctc     --work-dir build/base --steps 30000
-    python scripts/train_base.py whisper --work-dir build/base --steps 30000
+    python scripts/train_base.py ctc     --steps 12500 --decay-share 0.45
+    python scripts/train_base.py whisper --steps 10000 --decay-share 0.2
 
 Needs espeakng-loader (``pip install 'asrmerge[demo]'``). Interrupted, the same command goes on from the last
 checkpoint; the learning rate is constant, then falls to zero in the last ``--decay-share`` of ``--steps``.
@@ -47,7 +47,7 @@ def main() -> None:
     output = arguments.output or ROOT / "asrmerge" / "bases" / arguments.family
     training.save(output)
     figures = {name: saved_word_error_rate(output, test) for name, test in tests.items()}
-    write_card(output, arguments.family, record, corpus, figures, len(tests["held-out voices"]))
+    write_card(output, arguments.family, record, corpus, figures, len(tests["held-out voices"]), arguments.note)
     print(json.dumps({"wer": figures, "saved": str(output)}), flush=True)
 
 
@@ -141,7 +141,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("family", choices=FAMILIES)
     parser.add_argument("--work-dir", type=Path, default=ROOT / "build" / "base", help="corpora and the training checkpoint")
     parser.add_argument("--output", type=Path, help="where the base is written (default: asrmerge/bases/FAMILY)")
-    parser.add_argument("--steps", type=int, default=30_000)
+    parser.add_argument("--steps", type=int, default=12_500)
     parser.add_argument("--short-steps", type=int, default=800, help="first steps on short utterances only")
     parser.add_argument("--decay-share", type=float, default=0.3)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
@@ -149,6 +149,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--utterances", type=int, default=40_000)
     parser.add_argument("--test-utterances", type=int, default=200)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--note", default="", help="a sentence for the model card")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=True)
     return parser.parse_args()

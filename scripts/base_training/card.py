@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,11 +26,13 @@ world of synthesised English, not a recogniser for real speech.
 
 ## How it was made
 `python scripts/train_base.py {family}`: from scratch, {steps} steps, {hours:.0f} hours of audio heard. Speech is
-espeak-ng's: {utterances} utterances in {voices} voices (accents {accents}; variants {variants}),
+espeak-ng's: {utterances} utterances in {voices} voices (accents {accents}; variants
+{variants}),
 {slowest} to {fastest} words a minute, with changes of pitch and pace, mild noise, rooms, telephone lines and levels. Texts:
 general sentences from `domains/general/grammar.yaml`; {share:.0%} of them have one or two terms of the four domains put in at
 random places, so that the domains are not wholly unknown. No human speech, and no text of others.
-{helps}
+
+{notes}
 ## Measured
 Pooled WER of greedy decoding with the saved float16 weights, {count} general sentences that are in no training split, clean:
 
@@ -46,9 +49,9 @@ Lower-case letters and apostrophes; utterances of up to five seconds; spelling e
 
 
 def write_card(
-    output: Path, family: str, record: Mapping[str, float], corpus: Corpus, figures: Mapping[str, float], count: int
+    output: Path, family: str, record: Mapping[str, float], corpus: Corpus, figures: Mapping[str, float], count: int, note: str
 ) -> None:
-    """Write ``README.md`` beside the weights."""
+    """Write ``README.md`` beside the weights; ``note`` is what else a reader should know of this training."""
     model = load_recognizer(output).model
     text = _TEMPLATE.format(
         family=family,
@@ -59,11 +62,11 @@ def write_card(
         utterances=len(corpus),
         voices=len(ACCENTS) * len(BASE_VARIANTS),
         accents=", ".join(ACCENTS),
-        variants=", ".join(BASE_VARIANTS),
+        variants=textwrap.fill(", ".join(BASE_VARIANTS), 120),
         slowest=SPEED[0],
         fastest=SPEED[1],
         share=TERM_SHARE,
-        helps=_HELPS[family],
+        notes="\n".join(filter(None, (_HELPS[family], f"{note}\n" if note else ""))),
         count=count,
         rows="\n".join(f"| {name} | {100 * wer:.1f} % |" for name, wer in figures.items()),
         held_out=", ".join(HELD_OUT_VARIANTS["test"]),
