@@ -116,6 +116,11 @@ def main() -> None:
         code = error.exit_code
     except typer.Exit as error:
         code = error.exit_code
+    except OSError as error:
+        if error.filename is None:
+            raise
+        typer.echo(f"asrmerge: {error.filename}: {error.strerror}; give another folder, or make room or rights for it.", err=True)
+        code = 2
     except Exception as error:  # click's own usage errors are not exported by typer
         show = getattr(error, "show", None)
         if show is None:

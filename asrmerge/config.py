@@ -104,7 +104,7 @@ class RunConfig(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     cache: str = "~/.cache/asrmerge"
     workers: Annotated[int, Field(ge=1)] = 2
-    device: str = "cpu"
+    device: str = Field(default="cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$")
     precision: Literal["float32", "bfloat16"] = "float32"
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 def write_text(path: Path, text: str) -> None:
@@ -38,7 +39,8 @@ def write_json(path: Path, content: Any) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of ``path`` when the block ends well; else ``path`` stays as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    _clear_up_after_killed(path)
+    temporary = _temporary_folder(path, "new")
     temporary.chmod(0o755)
     try:
         yield temporary
@@ -56,7 +58,7 @@ def _exchange(new: Path, path: Path) -> None:
     if not path.exists():
         new.replace(path)
         return
-    old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+    old = _temporary_folder(path, "old")
     path.replace(old)
     try:
         new.replace(path)
@@ -64,6 +66,32 @@ def _exchange(new: Path, path: Path) -> None:
         old.replace(path)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _temporary_folder(path: Path, role: Literal["new", "old"]) -> Path:
+    return Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.{role}-{os.getpid()}."))
+
+
+def _clear_up_after_killed(path: Path) -> None:
+    """Remove what killed processes left beside ``path``; a folder that one had just moved away for its new one comes back."""
+    for folder in path.parent.glob(f".{glob.escape(path.name)}.*-*.*"):
+        role, _, process = folder.name.removeprefix(f".{path.name}.").partition(".")[0].partition("-")
+        if role not in ("new", "old") or not process.isdigit() or _is_running(int(process)):
+            continue
+        if role == "old" and not path.exists() and any(folder.iterdir()):
+            folder.replace(path)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def hash_file(path: Path) -> str:

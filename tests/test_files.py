@@ -107,3 +107,18 @@ def test_the_hash_of_a_content_is_of_its_values_not_of_the_order_of_keys(content
 
 def test_the_hash_knows_paths_and_tuples() -> None:
     assert hash_content({"a": Path("/x"), "b": (1, 2)}) == hash_content({"b": [1, 2], "a": "/x"})
+
+
+def test_what_a_killed_process_left_is_removed_and_an_old_folder_comes_back(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    target = tmp_path / "out"
+    (tmp_path / f".out.new-{ended.pid}.abc").mkdir()
+    moved = tmp_path / f".out.old-{ended.pid}.abc"
+    moved.mkdir()
+    (moved / "kept").write_text("old")
+    (tmp_path / f".out.new-{os.getpid()}.abc").mkdir()  # of a process that still runs
+    with pytest.raises(RuntimeError), atomic_folder(target):
+        raise RuntimeError
+    assert (target / "kept").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".out.new-{os.getpid()}.abc", "out"]
