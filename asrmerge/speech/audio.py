@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import soundfile
 import soxr  # type: ignore[import-untyped]
 
 from asrmerge.errors import AudioError
+from asrmerge.files import atomic_file
 
 FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 HASH_BLOCK = 1 << 18  # frames decoded at a time
@@ -58,18 +57,8 @@ def write_audio(path: Path | str, samples: npt.NDArray[np.floating], sampling_ra
     if samples.ndim != 1 or not len(samples) or not np.isfinite(samples).all():
         raise AudioError(f"{path}: only one channel of finite samples can be written; got an array of shape {samples.shape}.")
     pcm = np.clip(np.rint(samples.astype(np.float64) * 32_768), -32_768, 32_767).astype(np.int16)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            soundfile.write(stream, pcm, sampling_rate, format=FORMATS[path.suffix.lower()], subtype="PCM_16")
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with atomic_file(path) as stream:
+        soundfile.write(stream, pcm, sampling_rate, format=FORMATS[path.suffix.lower()], subtype="PCM_16")
 
 
 def hash_audio(path: Path | str) -> str:
