@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ def synthesize_domain(
                 target = temporary / utterance.audio
                 target.parent.mkdir(exist_ok=True)
                 write_audio(target, samples, SAMPLING_RATE)
-                utterances[split].append(_moved(utterance, target))
+                utterances[split].append(replace(utterance, audio=target))
                 on_utterance()
             for split in SPLITS:
                 if counts.get(split):
@@ -185,10 +185,6 @@ def _babble(synthesizer: Synthesizer) -> list[np.ndarray]:
     voices = base_voices()
     texts = [grammar.sample(generator) for _ in range(_BABBLE_TALKERS)]
     return [synthesizer.speak(SpokenText(text, generator.choice(voices))).astype(np.float32) / 32768 for text in texts]
-
-
-def _moved(utterance: Utterance, audio: Path) -> Utterance:
-    return Utterance(utterance.identifier, audio, utterance.duration, utterance.text, utterance.speaker, utterance.domain)
 
 
 def _key(domain: Domain, counts: Mapping[Split, int], maximum_seconds: float) -> str:
