@@ -75,11 +75,12 @@ def run_pipeline(
     experts = {name: trained[name] for name in config.domains}
     base = resolve_model(config.base)
     check_compatible([Checkpoint.open(source) for source in (base, *experts.values())], [config.base, *experts])
-    search = _search(config, data, base, experts, folder / "search", stages, view)
+    hashes = {name: Checkpoint.open(source).hash() for name, source in {BASE: base, **experts}.items()}
+    search = _search(config, data, base, experts, hashes, folder / "search", stages, view)
     uniform = next(candidate for candidate in fixed_candidates(list(experts), ()) if candidate.kind == "uniform")
     models = {BASE: base, **experts} | ({JOINT: trained[JOINT]} if JOINT in trained else {})
     for name, candidate in ((UNIFORM, uniform), (MERGED, search.best.candidate)):
-        models[name] = str(_merge(candidate, config, base, experts, folder / name, stages))
+        models[name] = str(_merge(candidate, base, experts, hashes, folder / name, stages))
     hypotheses = transcribe_models(
         models,
         data,
@@ -131,6 +132,7 @@ def _search(
     data: Mapping[str, DomainData],
     base: str,
     experts: Mapping[str, str],
+    hashes: Mapping[str, str],
     folder: Path,
     stages: StageStore,
     view: ProgressView,
@@ -139,7 +141,7 @@ def _search(
     validation = {name: data[name].validation for name in (*experts, *watched)}
     key: dict[str, Any] = {
         "version": __version__,
-        "models": {name: Checkpoint.open(source).hash() for name, source in {BASE: base, **experts}.items()},
+        "models": hashes,
         "validation": {name: content_key(utterances) for name, utterances in validation.items()},
         "normalizer": config.evaluation.normalizer,
         "device": config.device,
@@ -194,13 +196,18 @@ def _show(trial: Trial, total: int, view: ProgressView) -> None:
 
 
 def _merge(
-    candidate: Candidate, config: RunConfig, base: str, experts: Mapping[str, str], output: Path, stages: StageStore
+    candidate: Candidate,
+    base: str,
+    experts: Mapping[str, str],
+    hashes: Mapping[str, str],
+    output: Path,
+    stages: StageStore,
 ) -> Path:
     recipe = candidate.recipe(base=base, models=experts)
     inputs: dict[str, Any] = {
         "version": __version__,
         "recipe": recipe.model_dump(mode="json"),
-        "models": {name: Checkpoint.open(source).hash() for name, source in {BASE: base, **experts}.items()},
+        "models": hashes,
     }
     stages.run(f"merge/{output.name}", inputs, [output], lambda: merge_to_folder(recipe, output))
     return output
