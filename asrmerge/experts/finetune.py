@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from asrmerge.errors import ManifestError
 from asrmerge.experts.batches import length_batches, plan_batches
 from asrmerge.experts.settings import FinetuneSettings
+from asrmerge.experts.transcripts import TranscriptStyle, restyle
 from asrmerge.files import atomic_folder, write_json
 from asrmerge.recognizers.recognizer import CachingRecognizer, Precision, Recognizer, load_recognizer
 from asrmerge.speech.audio import read_audio
@@ -75,7 +76,7 @@ def finetune(
     accelerator = Accelerator(cpu=device == "cpu")
     set_seed(seed)
     recognizer = load_recognizer(base, device=accelerator.device, precision=precision)
-    audio = _fitting(audio, recognizer)
+    audio = _fitting(audio, recognizer, settings.transcripts)
     total = steps or settings.steps
     trained = _freeze(recognizer, settings.freeze)
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -221,11 +222,13 @@ def _freeze(recognizer: Recognizer, what: Literal["nothing", "frontend", "encode
     return [parameter for parameter in recognizer.model.parameters() if parameter.requires_grad]
 
 
-def _fitting(audio: TrainingAudio, recognizer: Recognizer) -> TrainingAudio:
+def _fitting(audio: TrainingAudio, recognizer: Recognizer, style: TranscriptStyle) -> TrainingAudio:
+    """The utterances that fit the model's window, their texts in ``style``; those of which no text is left are left out."""
     window = recognizer.window_seconds or math.inf
 
     def fit(utterances: Sequence[Utterance]) -> list[Utterance]:
-        return [utterance for utterance in utterances if utterance.duration <= window]
+        styled = [replace(utterance, text=restyle(utterance.text, style)) for utterance in utterances]
+        return [utterance for utterance in styled if utterance.duration <= window and utterance.text]
 
     fitting = TrainingAudio(fit(audio.domain), fit(audio.general), fit(audio.validation))
     for name, utterances in (("training", fitting.domain), ("validation", fitting.validation)):

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from asrmerge.experts.transcripts import TranscriptStyle
+
 
 class FinetuneSettings(BaseModel):
     """Gentle by default: large task vectors don't merge."""
@@ -19,6 +21,7 @@ class FinetuneSettings(BaseModel):
     weight_decay: float = Field(default=0.0, ge=0)
     replay: float = Field(default=0.25, ge=0, lt=1, description="share of each batch that is general speech")
     freeze: Literal["nothing", "frontend", "encoder"] = "frontend"
+    transcripts: TranscriptStyle = Field(default="written", description="texts as written, in lower case, or plain words")
     evaluate_every: int = Field(default=40, ge=1, description="steps between looks at the validation loss")
     patience: int = Field(default=2, ge=1, description="looks without improvement before the end")
     improvement: float = Field(default=0.01, ge=0, lt=1, description="relative fall of the loss that counts as improvement")

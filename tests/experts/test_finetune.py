@@ -85,6 +85,20 @@ def test_the_loss_falls_and_what_is_written_is_what_was_measured(
     assert validation_loss(tmp_path / "out", audio.validation) == pytest.approx(losses[record.best_step], rel=1e-4)
 
 
+def test_plain_transcripts_are_learnt_as_if_written_so(bases: Mapping[str, str], audio: TrainingAudio, tmp_path: Path) -> None:
+    def written(utterances: Any) -> list[Utterance]:
+        return [replace(one, text=one.text.title() + "!") for one in utterances]
+
+    loud = TrainingAudio(written(audio.domain), written(audio.general), written(audio.validation))
+    plain = QUICK.model_copy(update={"transcripts": "plain"})
+    expected = finetune(bases["whisper"], audio, tmp_path / "expected", QUICK, seed=1)
+    record = finetune(bases["whisper"], loud, tmp_path / "plain", plain, seed=1)
+    as_written = finetune(bases["whisper"], loud, tmp_path / "written", QUICK, seed=1)
+    assert record == expected and as_written.loss != expected.loss
+    wordless = replace(audio.domain[0], text="?!")
+    finetune(bases["whisper"], TrainingAudio([wordless, *loud.domain], [], loud.validation), tmp_path / "out", plain, seed=1)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_frozen_front_end_stays_the_bases_and_everything_else_learns(
     family: str, bases: Mapping[str, str], audio: TrainingAudio, tmp_path: Path
