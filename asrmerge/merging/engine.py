@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,10 +50,11 @@ def merge_tensors(recipe: Recipe, base: Checkpoint | None, experts: list[Checkpo
     return _stream(merge, plan_units(dtypes, merge.donor.model_type))
 
 
-def merge_to_folder(recipe: Recipe, output: str | Path) -> None:
+def merge_to_folder(recipe: Recipe, output: str | Path, *, hashes: Mapping[str, str] | None = None) -> None:
     """Merge into a folder that transformers loads, with ``merge_recipe.yaml`` and ``merge_provenance.json`` in it.
 
-    The same inputs give the same bytes. ``output`` stays as it was on any failure.
+    The same inputs give the same bytes. ``output`` stays as it was on any failure. ``hashes`` of the models, where they are
+    known already: by the experts' names, and ``base``.
 
     Raises:
         ConfigError: as ``merge_tensors``; ``output`` is one of the models to merge.
@@ -68,7 +69,7 @@ def merge_to_folder(recipe: Recipe, output: str | Path) -> None:
     tensors = merge_tensors(recipe, base, experts)
     extra = {
         RECIPE_FILE: recipe.to_yaml(),
-        PROVENANCE_FILE: json.dumps(_provenance(recipe, base, experts), indent=2, ensure_ascii=False) + "\n",
+        PROVENANCE_FILE: json.dumps(_provenance(recipe, base, experts, hashes or {}), indent=2, ensure_ascii=False) + "\n",
     }
     write_checkpoint(output, tensors, donor=base or experts[0], extra_files=extra)
 
@@ -131,15 +132,20 @@ def _read(checkpoint: Checkpoint, unit: Unit, label: str) -> list[Tensor]:
     return [read_finite(checkpoint, name, label) for name in unit.members]
 
 
-def _provenance(recipe: Recipe, base: Checkpoint | None, experts: list[Checkpoint]) -> dict[str, Any]:
+def _provenance(recipe: Recipe, base: Checkpoint | None, experts: list[Checkpoint], hashes: Mapping[str, str]) -> dict[str, Any]:
     return {
         "asrmerge": __version__,
         "method": recipe.method,
         "parameters": recipe.method_parameters().model_dump(mode="json"),
         "recipe_sha256": recipe.hash(),
-        "base": None if base is None else {"model": recipe.base, "sha256": base.hash()},
+        "base": None if base is None else {"model": recipe.base, "sha256": hashes.get("base") or base.hash()},
         "experts": [
-            {"name": expert.name, "model": expert.model, "weight": expert.weight, "sha256": checkpoint.hash()}
+            {
+                "name": expert.name,
+                "model": expert.model,
+                "weight": expert.weight,
+                "sha256": hashes.get(expert.name) or checkpoint.hash(),
+            }
             for expert, checkpoint in zip(recipe.experts, experts, strict=True)
         ],
     }

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from asrmerge import __version__
-from asrmerge.checkpoints.checkpoint import Checkpoint
 from asrmerge.evaluation.hypotheses import Hypothesis, read_hypotheses
 from asrmerge.files import hash_content
 from asrmerge.pipeline.data import DomainData, content_key
@@ -20,6 +19,7 @@ from asrmerge.recognizers.recognizer import Precision
 
 def transcribe_models(
     models: Mapping[str, str],
+    hashes: Mapping[str, str],
     data: Mapping[str, DomainData],
     folder: Path,
     stages: StageStore,
@@ -29,14 +29,17 @@ def transcribe_models(
     device: str,
     precision: Precision,
 ) -> dict[str, dict[str, tuple[Hypothesis, ...]]]:
-    """Hypotheses by model and domain: ``folder/<model>/<domain>.jsonl``. What is done already is read."""
+    """Hypotheses by model and domain: ``folder/<model>/<domain>.jsonl``. What is done already is read.
+
+    ``models`` and ``hashes``: the models' sources and the hashes of their weights, by name.
+    """
     keys = {domain: content_key(content.test) for domain, content in data.items()}
     tasks = []
     for model, source in models.items():
-        digest = Checkpoint.open(source).hash()
+        common = {"version": __version__, "model": hashes[model], "device": device, "precision": precision}
         missing = {}
         for domain in data:
-            inputs = {"version": __version__, "model": digest, "audio": keys[domain], "device": device, "precision": precision}
+            inputs = {**common, "audio": keys[domain]}
             if not stages.is_done(f"hypotheses/{model}/{domain}", inputs, [folder / model / f"{domain}.jsonl"]):
                 missing[domain] = inputs
         if missing:

@@ -27,6 +27,7 @@ def run_report(
     hypotheses: Mapping[str, Mapping[str, Sequence[Hypothesis]]],
     data: Mapping[str, DomainData],
     models: Mapping[str, str],
+    hashes: Mapping[str, str],
     search: SearchResult,
 ) -> ReportData:
     """Everything that a run's report shows."""
@@ -39,17 +40,15 @@ def run_report(
         general=GENERAL if GENERAL in data else None,
         hypotheses=hypotheses,
         search=search_history(search),
-        recipe=_recipe(Path(models["merged"]), config, models),
+        recipe=_recipe(Path(models["merged"]), config, hashes),
         run=RunFacts(command=command, seeds={"run": config.seed}, data=_data_sets(data)),
     )
 
 
-def _recipe(merged: Path, config: RunConfig, models: Mapping[str, str]) -> RecipeRecord:
+def _recipe(merged: Path, config: RunConfig, hashes: Mapping[str, str]) -> RecipeRecord:
     recipe = Recipe.read(merged / RECIPE_FILE)
-    base = MergeInput("base", config.base, None, Checkpoint.open(models["base"]).hash())
-    experts = [
-        MergeInput(expert.name, expert.model, expert.weight, Checkpoint.open(expert.model).hash()) for expert in recipe.experts
-    ]
+    base = MergeInput("base", config.base, None, hashes["base"])
+    experts = [MergeInput(expert.name, expert.model, expert.weight, hashes[expert.name]) for expert in recipe.experts]
     return RecipeRecord(
         method=recipe.method,
         inputs=(base, *experts),

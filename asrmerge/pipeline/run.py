@@ -71,18 +71,22 @@ def run_pipeline(
     on_folder()
     write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
     logger.info("seed %d; output %s", config.seed, folder)
-    trained = train_experts(config, data, folder / "experts", stages, view)
-    experts = {name: trained[name] for name in config.domains}
     base = resolve_model(config.base)
+    hashes = {BASE: Checkpoint.open(base).hash()}
+    trained = train_experts(config, data, folder / "experts", stages, view, base_hash=hashes[BASE])
+    experts = {name: trained[name] for name in config.domains}
     check_compatible([Checkpoint.open(source) for source in (base, *experts.values())], [config.base, *experts])
-    hashes = {name: Checkpoint.open(source).hash() for name, source in {BASE: base, **experts}.items()}
+    hashes |= {name: Checkpoint.open(source).hash() for name, source in experts.items()}
     search = _search(config, data, base, experts, hashes, folder / "search", stages, view)
     uniform = next(candidate for candidate in fixed_candidates(list(experts), ()) if candidate.kind == "uniform")
     models = {BASE: base, **experts} | ({JOINT: trained[JOINT]} if JOINT in trained else {})
     for name, candidate in ((UNIFORM, uniform), (MERGED, search.best.candidate)):
         models[name] = str(_merge(candidate, base, experts, hashes, folder / name, stages))
+    # Each model is hashed once in a run: of large ones, that is minutes.
+    hashes |= {name: Checkpoint.open(source).hash() for name, source in models.items() if name not in hashes}
     hypotheses = transcribe_models(
         models,
+        hashes,
         data,
         folder / "hypotheses",
         stages,
@@ -101,7 +105,7 @@ def run_pipeline(
         samples=config.evaluation.samples,
     )
     scorecard.write(folder / "scorecard.json")
-    report = run_report(config, command, scorecard, hypotheses, data, models, search)
+    report = run_report(config, command, scorecard, hypotheses, data, models, hashes, search)
     write_report(folder / "report.html", report)
     return RunResult(folder=folder, report=report)
 
@@ -209,5 +213,5 @@ def _merge(
         "recipe": recipe.model_dump(mode="json"),
         "models": hashes,
     }
-    stages.run(f"merge/{output.name}", inputs, [output], lambda: merge_to_folder(recipe, output))
+    stages.run(f"merge/{output.name}", inputs, [output], lambda: merge_to_folder(recipe, output, hashes=hashes))
     return output

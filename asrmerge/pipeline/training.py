@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from asrmerge import __version__
-from asrmerge.checkpoints.checkpoint import Checkpoint
 from asrmerge.config import RunConfig
 from asrmerge.content import resolve_model
 from asrmerge.experts.settings import FinetuneSettings
@@ -55,14 +54,14 @@ class TrainingJob:
 
 
 def train_experts(
-    config: RunConfig, data: Mapping[str, DomainData], folder: Path, stages: StageStore, view: ProgressView
+    config: RunConfig, data: Mapping[str, DomainData], folder: Path, stages: StageStore, view: ProgressView, *, base_hash: str
 ) -> dict[str, str]:
     """Sources of every expert by domain, and of the joint model where the configuration asks for one.
 
-    Fine-tunings that are done already are not done again; the others run in ``config.workers`` processes.
+    ``base_hash`` is that of the base's weights. Fine-tunings that are done already are not done again; the others run in
+    ``config.workers`` processes.
     """
     base = resolve_model(config.base)
-    base_hash = Checkpoint.open(base).hash()
     jobs = _jobs(config, data, base, folder)
     inputs = {job.name: job.inputs(base_hash) for job in jobs}
     missing = [job for job in jobs if not stages.is_done(f"experts/{job.name}", inputs[job.name], [job.output])]
