@@ -6,6 +6,7 @@ import json
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ from asrmerge.speech.espeak_worker import DIED, REFUSED
 
 SAMPLING_RATE = 16_000
 _ATTEMPTS = 3
+_PATIENCE = 60.0  # seconds for one text
 _SILENCE = 0.06  # seconds kept before and after the speech
 
 
@@ -66,15 +68,21 @@ class Synthesizer:
         whatever was said before."""
         for _ in range(_ATTEMPTS):
             process = self._running()
+            # A child that hangs is killed like one that died; a sentence takes milliseconds.
+            watch = threading.Timer(_PATIENCE, process.kill)
+            watch.start()
             try:
                 answer = _ask(process, spoken)
             except (EOFError, BrokenPipeError, ConnectionResetError):
                 self.close()
                 self.restarts += 1
                 continue
+            finally:
+                watch.cancel()
             return _trim(resample_poly(answer.astype(np.float32), 320, 441))
         raise SynthesisError(
-            f"espeak-ng died {_ATTEMPTS} times on '{spoken.text}' (voice {spoken.voice}); change the sentence or the voice"
+            f"espeak-ng died or hung {_ATTEMPTS} times on '{spoken.text}' (voice {spoken.voice}); "
+            "change the sentence or the voice"
         )
 
     def speak_all(self, spoken: Sequence[SpokenText]) -> list[np.ndarray]:

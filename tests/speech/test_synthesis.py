@@ -136,6 +136,16 @@ def test_a_killed_child_is_restarted_and_the_answer_is_the_same(hello: np.ndarra
         assert np.array_equal(synthesizer.speak(HELLO), hello) and synthesizer.restarts == 1
 
 
+def test_a_child_that_hangs_is_killed_and_the_answer_is_the_same(hello: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asrmerge.speech.synthesis._PATIENCE", 5.0)
+    with Synthesizer() as synthesizer:
+        synthesizer.speak(HELLO)
+        assert synthesizer._process is not None
+        os.kill(synthesizer._process.pid, signal.SIGSTOP)
+        np.testing.assert_array_equal(synthesizer.speak(HELLO), hello)
+        assert synthesizer.restarts == 1
+
+
 @pytest.mark.parametrize("victim", ["worker", "fork"])
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_death_while_speaking_is_not_heard(faults: Any, hello: np.ndarray, victim: str, times: int) -> None:
@@ -148,7 +158,7 @@ def test_a_death_while_speaking_is_not_heard(faults: Any, hello: np.ndarray, vic
 def test_a_text_that_always_kills_is_named_and_others_go_on(faults: Any, hello: np.ndarray, victim: str) -> None:
     faults(["deadly words"], victim, 1000)
     with Synthesizer() as synthesizer:
-        with pytest.raises(SynthesisError, match=r"died 3 times on 'deadly words' \(voice en-us\+m3\); change the sentence"):
+        with pytest.raises(SynthesisError, match=r"died or hung 3 times on 'deadly words' \(voice en-us\+m3\); change"):
             synthesizer.speak(SpokenText("deadly words", HELLO.voice))
         assert np.array_equal(synthesizer.speak(HELLO), hello)
 
