@@ -76,7 +76,11 @@ class Recipe(BaseModel):
 
     def to_yaml(self) -> str:
         """The recipe as YAML; ``from_yaml`` gives it back."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        if all(line.isprintable() for line in text.split("\n")):
+            return text
+        # Unescaped, characters that count as line breaks in YAML (U+0085, U+2028) would come back as spaces.
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
     def method_parameters(self, place: str = "recipe") -> Parameters:
         """The parameters as the method's own type, defaults filled in.

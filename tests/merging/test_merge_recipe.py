@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asrmerge.errors import ConfigError
@@ -25,6 +25,7 @@ def test_reads_and_writes_yaml(tmp_path):
 
 
 @settings(max_examples=30, deadline=None)
+@example(names=["next\x85line", "line\u2028separator"], weight=0.5, normalize=True)
 @given(
     st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=3, unique=True),
     st.floats(allow_nan=False, allow_infinity=False),
