@@ -28,9 +28,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records]
 
 
-def test_the_log_says_now_and_then_how_much_is_left(
-    clock: list[float], quiet: Console, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_log_says_now_and_then_how_much_is_left(clock: list[float], quiet: Console, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "asrmerge")
     with ProgressView(quiet) as view:
         for done in range(0, 101, 5):

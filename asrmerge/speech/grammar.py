@@ -153,9 +153,7 @@ def _check_cycles(grammar: Grammar, path: Path) -> None:
 
 
 def _check(grammar: Grammar, path: Path) -> None:
-    texts: Sequence[str] = [text for text, _ in grammar.templates] + [
-        text for items in grammar.slots.values() for text in items
-    ]
+    texts: Sequence[str] = [text for text, _ in grammar.templates] + [text for items in grammar.slots.values() for text in items]
     for text in texts:
         for name in _SLOT.findall(text):
             if not grammar.slots.get(name):

@@ -185,7 +185,7 @@ def _parse(text: str, place: str) -> Line:
     except ValueError as error:
         raise ManifestError(f"{place}: the line is not JSON ({error}); write one JSON object per line.") from error
     if not isinstance(content, dict):
-        raise ManifestError(f"{place}: the line is not a JSON object; write it as {{\"audio_filepath\": …, \"text\": …}}.")
+        raise ManifestError(f'{place}: the line is not a JSON object; write it as {{"audio_filepath": …, "text": …}}.')
     # json accepts half a surrogate pair; no file could hold it later.
     if "\\u" in text and any(0xD800 <= ord(character) <= 0xDFFF for character in json.dumps(content, ensure_ascii=False)):
         raise ManifestError(f"{place}: a \\u escape is half of a character; write the character itself.")

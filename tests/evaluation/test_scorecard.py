@@ -32,9 +32,7 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def card() -> Scorecard:
-    return build_scorecard(
-        MODELS, normalizer="whisper", targets=["medical", "legal"], candidate="merged", seed=1, samples=200
-    )
+    return build_scorecard(MODELS, normalizer="whisper", targets=["medical", "legal"], candidate="merged", seed=1, samples=200)
 
 
 def test_texts_are_normalised_when_scored() -> None:

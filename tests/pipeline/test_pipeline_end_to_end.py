@@ -196,9 +196,7 @@ def test_whisper_with_base_and_expert_from_the_hubs_cache_and_one_from_a_folder(
         "legal": {**held["legal"], "expert": "acme/whisper-legal"},
         "medical": {**held["medical"], "expert": str(project.experts["medical"])},
     }
-    config = project.config(
-        output, base="acme/whisper-base", domains=domains, general=None, search={"trials": 2, "curve": []}
-    )
+    config = project.config(output, base="acme/whisper-base", domains=domains, general=None, search={"trials": 2, "curve": []})
     result = asrmerge("run", config, HF_HUB_CACHE=str(tmp_path / "hub"))
     assert result.returncode == 0, result.stderr
     assert not (output / "experts").exists()

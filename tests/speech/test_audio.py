@@ -22,9 +22,7 @@ def tone(rate: int, seconds: float = 0.5, hertz: float = 440.0) -> np.ndarray:
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    st.lists(st.integers(-(2**15), 2**15 - 1), min_size=1, max_size=50), st.sampled_from([".wav", ".flac", ".WAV"])
-)
+@given(st.lists(st.integers(-(2**15), 2**15 - 1), min_size=1, max_size=50), st.sampled_from([".wav", ".flac", ".WAV"]))
 def test_sixteen_bit_samples_come_back_exactly(pcm: list[int], suffix: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"a{suffix}"

@@ -129,9 +129,7 @@ def test_a_cycle_is_refused_before_it_is_drawn(tmp_path: Path, slots: dict[str, 
 
 @pytest.mark.parametrize("slots", [{}, {"drug": []}, {"drug": None}])
 def test_a_slot_without_expansions_is_refused(tmp_path: Path, slots: dict[str, list[str]]) -> None:
-    assert "uses the slot 'drug', which has no expansions" in refusal(
-        tmp_path, {"sentences": ["take {drug}"], "slots": slots}
-    )
+    assert "uses the slot 'drug', which has no expansions" in refusal(tmp_path, {"sentences": ["take {drug}"], "slots": slots})
 
 
 @pytest.mark.parametrize("text", ["take 3 pills", "Take it", "two  spaces", "x-ray", "take {Drug}", "see {a", "a, b"])

@@ -81,9 +81,7 @@ def test_general_speech_keeps_to_one_to_two_thousand_words() -> None:
 
 
 def test_domains_say_different_things() -> None:
-    said = {
-        name: {frozenset(islice(load_domain(name).grammar.sentences(1), 1500))} for name in DOMAINS
-    }
+    said = {name: {frozenset(islice(load_domain(name).grammar.sentences(1), 1500))} for name in DOMAINS}
     sets = {name: next(iter(one)) for name, one in said.items()}
     names = list(sets)
     assert all(not sets[one] & sets[two] for index, one in enumerate(names) for two in names[:index])
