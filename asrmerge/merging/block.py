@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from asrmerge.errors import ConfigError
+from asrmerge.merging.structure import Place
 
 
 class Parameters(BaseModel):
@@ -23,7 +24,16 @@ class Parameters(BaseModel):
 class Block:
     """One parameter of every model. All tensors are float32, of one shape, and must not be written to.
 
-    ``deltas`` are the task vectors where they are held already, as during a search; else they are computed on demand.
+    Attributes:
+        name: of the parameter.
+        base: the base's tensor, where there is a base.
+        experts: their tensors, in the order of their names.
+        weights: one per expert.
+        deltas: the task vectors where they are held already, as during a search; else they are computed on demand.
+        expert_names: one per expert; what random choices are seeded by, with ``name``.
+        place: where the parameter sits in the model.
+        fishers: per expert, the diagonal of its Fisher information, where the recipe gives one.
+        prepared: what the method's own ``prepare`` returned.
     """
 
     name: str
@@ -31,6 +41,10 @@ class Block:
     experts: Sequence[Tensor]
     weights: Sequence[float]
     deltas: Sequence[Tensor] | None = None
+    expert_names: Sequence[str] = ()
+    place: Place = Place()
+    fishers: Sequence[Tensor] | None = None
+    prepared: Any = None
 
     @property
     def shape(self) -> torch.Size:
@@ -71,6 +85,19 @@ class Method(Protocol):
 
     def merge(self, block: Block, parameters: Any) -> Tensor:
         """The merged tensor, float32, of the block's shape; a new tensor, never one of the block's."""
+        ...
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A method that looks at the whole model before it merges the first block."""
+
+    def prepare(self, blocks: Callable[[], Iterator[Block]], parameters: Any) -> Any:
+        """What ``merge`` finds in ``block.prepared``; None at once where the parameters don't ask for it.
+
+        Args:
+            blocks: each call is one pass over the model, which reads every tensor again.
+        """
         ...
 
 
