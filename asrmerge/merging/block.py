@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from asrmerge.errors import ConfigError
-from asrmerge.merging.structure import Place
+from asrmerge.merging.structure import NOWHERE, Place
 
 
 class Parameters(BaseModel):
@@ -42,7 +42,7 @@ class Block:
     weights: Sequence[float]
     deltas: Sequence[Tensor] | None = None
     expert_names: Sequence[str] = ()
-    place: Place = Place()
+    place: Place = NOWHERE
     fishers: Sequence[Tensor] | None = None
     prepared: Any = None
 

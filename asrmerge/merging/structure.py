@@ -42,6 +42,9 @@ class Place:
         return self.layer / (self.layers - 1) if self.layers > 1 else 1.0
 
 
+NOWHERE = Place()
+
+
 def plan_places(shapes: Mapping[str, Sequence[int]], model_type: str) -> dict[str, Place]:
     """The place of every parameter.
 
@@ -56,9 +59,9 @@ def plan_places(shapes: Mapping[str, Sequence[int]], model_type: str) -> dict[st
     places = {}
     for name, shape in shapes.items():
         segments = name.split(".")
-        stack, layer = where[name] or (None, None)
         group = _whisper_group(segments) if model_type == "whisper" else _ctc_group(segments)
-        places[name] = Place(group, _role(segments, shape), stack, layer, layers.get(stack) if stack else None)
+        role, found = _role(segments, shape), where[name]
+        places[name] = Place(group, role) if found is None else Place(group, role, *found, layers[found[0]])
     return places
 
 
