@@ -31,7 +31,7 @@ def validate(model_class: type[Model], content: Any, place: str) -> Model:
         # A misspelt key also leaves its right spelling missing: the misspelling is the thing to say.
         first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
         more = f" ({len(problems) - 1} more after this one)" if len(problems) > 1 else ""
-        raise ConfigError(f"{place}: {_describe(model_class, first)}{more}.") from error
+        raise ConfigError(f"{place}: {_describe(model_class, first, content)}{more}.") from error
 
 
 def suggest(unknown: str, known: Iterable[str]) -> str:
@@ -42,8 +42,8 @@ def suggest(unknown: str, known: Iterable[str]) -> str:
     return f"did you mean '{nearest[0]}'? ({listing})" if nearest else listing
 
 
-def _describe(model_class: type[BaseModel], problem: ErrorDetails) -> str:
-    location = problem["loc"]
+def _describe(model_class: type[BaseModel], problem: ErrorDetails, content: Any) -> str:
+    location = _without_tags(problem["loc"], content)
     key = _dotted(location)
     if problem["type"] == "extra_forbidden":
         return f"unknown key '{key}'; {suggest(str(location[-1]), _known_keys(model_class, location[:-1]))}"
@@ -53,6 +53,20 @@ def _describe(model_class: type[BaseModel], problem: ErrorDetails) -> str:
     if message.startswith("Input "):
         message = "it " + message.removeprefix("Input ")
     return f"'{key}' is {problem['input']!r}, but {message}" if key else message
+
+
+def _without_tags(location: tuple[int | str, ...], content: Any) -> tuple[int | str, ...]:
+    """``location`` without the names that pydantic puts in for the alternatives of a union."""
+    kept: list[int | str] = []
+    for part in location:
+        if isinstance(content, dict):
+            content = content.get(part)
+        elif isinstance(content, (list, tuple)) and isinstance(part, int):
+            content = content[part] if part < len(content) else None
+        else:
+            continue
+        kept.append(part)
+    return tuple(kept)
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:

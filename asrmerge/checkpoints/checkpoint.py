@@ -85,6 +85,17 @@ class Checkpoint:
                 )
         return tensor
 
+    def read_elements(self, name: str, start: int, stop: int) -> Tensor:
+        """Elements ``start`` to ``stop`` of the flattened parameter, in the stored dtype: [stop − start].
+
+        Raises:
+            CheckpointError: as :meth:`read`.
+        """
+        stored = self._stored(name)
+        if stored.tied is not None:  # both are compared as a whole
+            return self.read(name).flatten()[start:stop]
+        return stored.file.read_elements(stored.name, start, stop)
+
     def hash(self) -> str:
         """SHA-256 of the weight files' bytes in the order of their names; of a single file, what sha256sum prints."""
         digest = hashlib.sha256()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from asrmerge.checkpoints.checkpoint import Checkpoint
+from asrmerge.checkpoints.finite import is_finite
 from asrmerge.checkpoints.vocabulary import read_vocabulary
 from asrmerge.errors import CheckpointError, IncompatibleError
 
@@ -60,14 +60,14 @@ def check_compatible(checkpoints: Sequence[Checkpoint], labels: Sequence[str] | 
             check(named[0], other)
 
 
-def read_finite(checkpoint: Checkpoint, name: str, label: str | None = None) -> Tensor:
-    """Read a tensor for a merge.
+def read_finite(checkpoint: Checkpoint, name: str, label: str | None = None, elements: tuple[int, int] | None = None) -> Tensor:
+    """Read a tensor for a merge, or its ``elements`` from the first to before the last, flattened.
 
     Raises:
         CheckpointError: it holds NaN or Inf, which a merge would spread to every model.
     """
-    tensor = checkpoint.read(name)
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+    tensor = checkpoint.read(name) if elements is None else checkpoint.read_elements(name, *elements)
+    if not is_finite(tensor):
         raise CheckpointError(
             f"{name} in {_Named(label or checkpoint.label, checkpoint)} holds NaN or Inf: the training diverged or overflowed; "
             "take an earlier checkpoint or leave this expert out."

@@ -7,23 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from asrmerge.checkpoints.safetensors_file import SafetensorsReader
 from asrmerge.errors import CheckpointError
-
-_DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 
@@ -38,6 +25,8 @@ class WeightFile(Protocol):
     def dtype(self, name: str) -> torch.dtype: ...
 
     def read(self, name: str) -> Tensor: ...
+
+    def read_elements(self, name: str, start: int, stop: int) -> Tensor: ...
 
 
 def find_weight_files(folder: Path) -> tuple[Path, ...]:
@@ -61,7 +50,7 @@ def open_weight_file(path: Path) -> WeightFile:
     Raises:
         CheckpointError: the file is truncated, or is not of the kind that its name says.
     """
-    return _Safetensors(path) if path.suffix == ".safetensors" else _Pickle(path)
+    return SafetensorsReader(path) if path.suffix == ".safetensors" else _Pickle(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -92,36 +81,6 @@ def _shards(index: Path) -> tuple[Path, ...]:
     return files
 
 
-class _Safetensors:
-    def __init__(self, path: Path) -> None:
-        try:
-            # Opening reads the header only, and fails where the file is shorter than the header says.
-            self._file: Any = safe_open(path, framework="pt")
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{path} is truncated or not a safetensors file ({error}): copy or download it again."
-            ) from error
-        self._path = path
-
-    def names(self) -> list[str]:
-        return list(self._file.keys())
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._file.get_slice(name).get_shape())
-
-    def dtype(self, name: str) -> torch.dtype:
-        stored = str(self._file.get_slice(name).get_dtype())
-        if stored not in _DTYPES:
-            raise CheckpointError(
-                f"{name} in {self._path} is stored as {stored}: save the model in float32, float16 or bfloat16."
-            )
-        return _DTYPES[stored]
-
-    def read(self, name: str) -> Tensor:
-        tensor: Tensor = self._file.get_tensor(name)
-        return tensor
-
-
 class _Pickle:
     def __init__(self, path: Path) -> None:
         try:
@@ -150,3 +109,6 @@ class _Pickle:
     def read(self, name: str) -> Tensor:
         # A copy: entries of a pickle may share storage with each other and with the mapped file.
         return self._state[name].detach().clone()
+
+    def read_elements(self, name: str, start: int, stop: int) -> Tensor:
+        return self._state[name].detach().flatten()[start:stop].clone()

@@ -2,26 +2,90 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
-import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from asrmerge.checkpoints.checkpoint import Checkpoint
+from asrmerge.checkpoints.finite import is_finite
+from asrmerge.checkpoints.safetensors_file import SafetensorsWriter, TensorSpec
 from asrmerge.errors import CheckpointError
-from asrmerge.files import atomic_folder, write_text
+from asrmerge.files import atomic_folder, write_json, write_text
 
 RECIPE_FILE = "merge_recipe.yaml"
 PROVENANCE_FILE = "merge_provenance.json"
+MAX_SHARD_BYTES = 5_000_000_000  # as transformers
 
 _WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".ot", ".gguf", ".nemo"}
 # What describes the donor and not what is written: its card, its training, its own making.
 _LEFT_OUT = {"readme.md", "trainer_state.json", "all_results.json", "train_results.json", "eval_results.json"}
 _LANGUAGE_MODEL = "language_model"  # the folder that transformers' CTC processors with an n-gram model keep
+
+
+class CheckpointWriter:
+    """Where the tensors of a checkpoint go, in any order and in pieces, from several threads."""
+
+    def __init__(self, folder: Path, shards: Sequence[Mapping[str, TensorSpec]], stack: ExitStack) -> None:
+        self._specs = {name: spec for shard in shards for name, spec in shard.items()}
+        self._folder = folder
+        self._files: dict[str, SafetensorsWriter] = {}
+        for number, shard in enumerate(shards, start=1):
+            writer = stack.enter_context(SafetensorsWriter(folder / _shard_name(number, len(shards)), shard))
+            self._files |= dict.fromkeys(shard, writer)
+
+    def write(self, name: str, tensor: Tensor, start: int = 0) -> None:
+        """Put ``tensor``, in the dtype of the specification, at element ``start`` of the flattened tensor ``name``.
+
+        Raises:
+            CheckpointError: a value leaves the range of the dtype.
+        """
+        dtype = self._specs[name].dtype
+        stored = tensor.detach().to("cpu", dtype)
+        if not is_finite(stored):
+            raise CheckpointError(
+                f"{name} is NaN or Inf as {dtype}, so nothing was written: use smaller weights or a base stored in float32."
+            )
+        self._files[name].write(name, stored, start)
+
+    def add_text(self, name: str, text: str) -> None:
+        """Put a text file beside the weights."""
+        write_text(self._folder / name, text)
+
+
+@contextmanager
+def checkpoint_writer(
+    folder: Path,
+    specs: Mapping[str, TensorSpec],
+    *,
+    donor: Path,
+    extra_files: Mapping[str, str] | None = None,
+    config: Mapping[str, Any] | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> Iterator[CheckpointWriter]:
+    """A checkpoint of the tensors ``specs``, with everything beside the weights from the folder ``donor``.
+
+    It takes the place of ``folder`` when the block ends well; ``folder`` stays as it was on any failure. ``extra_files``
+    (name → text) go before the donor's files of the same name, and so does ``config`` before its config.json.
+
+    Raises:
+        CheckpointError: ``folder`` holds something other than a checkpoint, or a value leaves the range of its dtype.
+    """
+    _check_replaceable(folder)
+    shards = _plan_shards(specs, max_shard_bytes)
+    with atomic_folder(folder) as temporary:
+        _copy_beside_weights(donor, temporary)
+        with ExitStack() as stack:
+            yield CheckpointWriter(temporary, shards, stack)
+        if len(shards) > 1:
+            write_json(temporary / "model.safetensors.index.json", _index(shards))
+        if config is not None:
+            write_json(temporary / "config.json", dict(config))
+        for name, text in (extra_files or {}).items():
+            write_text(temporary / name, text)
 
 
 def write_checkpoint(
@@ -30,23 +94,17 @@ def write_checkpoint(
     *,
     donor: Checkpoint,
     extra_files: Mapping[str, str] | None = None,
-    max_shard_bytes: int = 2_000_000_000,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write ``tensors`` and, from ``donor``, everything beside the weights; ``folder`` stays as it was on any failure.
-
-    Each tensor gets the donor's dtype of that name; names that the donor lacks keep theirs. No more than one shard is held
-    in memory. ``extra_files`` (name → text) go before the donor's files of the same name.
+    """Write ``tensors``, one at a time, which are those of ``donor`` by name, shape and dtype; see :func:`checkpoint_writer`.
 
     Raises:
         CheckpointError: ``folder`` holds something other than a checkpoint, or a value leaves the range of its dtype.
     """
-    _check_replaceable(folder)
-    extra = extra_files or {}
-    with atomic_folder(folder) as temporary:
-        _copy_beside_weights(donor.folder, temporary)
-        _write_weights(temporary, tensors, donor, max_shard_bytes)
-        for name, text in extra.items():
-            write_text(temporary / name, text)
+    specs = {name: TensorSpec(donor.dtype(name), donor.shape(name)) for name in donor.names}
+    with checkpoint_writer(folder, specs, donor=donor.folder, extra_files=extra_files, max_shard_bytes=max_shard_bytes) as writer:
+        for name, tensor in tensors:
+            writer.write(name, tensor)
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -68,48 +126,24 @@ def _copy_beside_weights(source: Path, target: Path) -> None:
             shutil.copytree(path, target / path.name, copy_function=shutil.copyfile)
 
 
-def _write_weights(folder: Path, tensors: Iterable[tuple[str, Tensor]], donor: Checkpoint, max_shard_bytes: int) -> None:
-    known = set(donor.names)
-    shards: list[tuple[Path, list[str]]] = []  # how many there will be shows only at the end, so they are named then
-    shard: dict[str, Tensor] = {}
-    shard_bytes = total_bytes = 0
-
-    def flush() -> None:
-        path = folder / f"shard-{len(shards)}.safetensors"
-        save_file(shard, path, metadata={"format": "pt"})
-        shards.append((path, list(shard)))
-        shard.clear()
-
-    for name, tensor in tensors:
-        stored = _as_stored(name, tensor, donor.dtype(name) if name in known else tensor.dtype)
-        if shard and shard_bytes + stored.nbytes > max_shard_bytes:
-            flush()
-            shard_bytes = 0
-        shard[name] = stored
-        shard_bytes += stored.nbytes
-        total_bytes += stored.nbytes
-    if shard or not shards:
-        flush()
-    _name_shards(folder, shards, total_bytes)
+def _plan_shards(specs: Mapping[str, TensorSpec], max_shard_bytes: int) -> list[dict[str, TensorSpec]]:
+    """The tensors in the order of their names, none but one larger than a shard by itself over ``max_shard_bytes``."""
+    shards: list[dict[str, TensorSpec]] = [{}]
+    size = 0
+    for name in sorted(specs):
+        if shards[-1] and size + specs[name].nbytes > max_shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = specs[name]
+        size += specs[name].nbytes
+    return shards
 
 
-def _name_shards(folder: Path, shards: list[tuple[Path, list[str]]], total_bytes: int) -> None:
-    if len(shards) == 1:
-        shards[0][0].rename(folder / "model.safetensors")
-        return
-    weight_map: dict[str, str] = {}
-    for number, (path, names) in enumerate(shards, start=1):
-        final = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        path.rename(folder / final)
-        weight_map |= dict.fromkeys(names, final)
-    index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
-    write_text(folder / "model.safetensors.index.json", json.dumps(index, indent=2, sort_keys=True) + "\n")
+def _shard_name(number: int, count: int) -> str:
+    return "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
 
 
-def _as_stored(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    stored = tensor.detach().to("cpu", dtype).contiguous()
-    if stored.is_floating_point() and not bool(torch.isfinite(stored).all()):
-        raise CheckpointError(
-            f"{name} is NaN or Inf as {dtype}, so nothing was written: use smaller weights or a base stored in float32."
-        )
-    return stored
+def _index(shards: Sequence[Mapping[str, TensorSpec]]) -> dict[str, Any]:
+    files = {name: _shard_name(number, len(shards)) for number, shard in enumerate(shards, start=1) for name in shard}
+    total = sum(spec.nbytes for shard in shards for spec in shard.values())
+    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(files.items()))}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, overload, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -72,7 +72,10 @@ class Block:
 
 @runtime_checkable
 class Method(Protocol):
-    """A merge method: pure mathematics on one block, with typed parameters."""
+    """A merge method: pure mathematics on one block, with typed parameters.
+
+    One that looks at each entry by itself may say so with ``elementwise = True``: it is then given tensors in pieces, flattened.
+    """
 
     @property
     def name(self) -> str: ...
@@ -99,6 +102,26 @@ class Preparing(Protocol):
             blocks: each call is one pass over the model, which reads every tensor again.
         """
         ...
+
+
+class RestoredExperts(Sequence[Tensor]):
+    """θₜ = θ₀ + τₜ, made when a method asks: most ask for task vectors only."""
+
+    def __init__(self, base: Tensor, deltas: Sequence[Tensor]) -> None:
+        self._base = base
+        self._deltas = deltas
+
+    def __len__(self) -> int:
+        return len(self._deltas)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tensor]: ...
+    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
+        if isinstance(index, slice):
+            return [self._base + delta for delta in self._deltas[index]]
+        return self._base + self._deltas[index]
 
 
 def add_scaled(total: Tensor, tensors: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:

@@ -1,9 +1,12 @@
-"""The streaming merge: one parameter at a time, in one order, float32 inside, one cast at the end."""
+"""The streaming merge: parameter by parameter, float32 inside, one cast at the end, in bounded memory."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,30 +16,34 @@ from torch import Tensor
 
 from asrmerge import __version__
 from asrmerge.checkpoints.checkpoint import Checkpoint
-from asrmerge.checkpoints.compatibility import check_compatible, read_finite
-from asrmerge.checkpoints.writing import PROVENANCE_FILE, RECIPE_FILE, write_checkpoint
+from asrmerge.checkpoints.writing import PROVENANCE_FILE, RECIPE_FILE, CheckpointWriter, checkpoint_writer
 from asrmerge.errors import AsrmergeError, ConfigError
 from asrmerge.merging.block import Block, Method, Parameters
+from asrmerge.merging.budget import MemoryBudget
+from asrmerge.merging.plan import MergePlan, PlannedUnit, plan_merge
 from asrmerge.merging.recipe import Recipe
-from asrmerge.merging.registry import get_method
-from asrmerge.merging.units import Unit, plan_units
+
+PIECE = 1 << 19  # elements of a tensor that are merged at once where the method allows it: pieces stay in the processor's cache
+MEMORY = 1 << 30  # bytes of tensors in work at once, save that one parameter always fits
+_WORKING_COPIES = 3  # float32 tensors that a method holds beside its inputs, about
 
 
-@dataclass(frozen=True, eq=False)
-class _Merge:
-    """A checked recipe with its checkpoints. Experts are sorted by name, so that sums round alike whatever the order listed."""
+@dataclass(frozen=True)
+class _Job:
+    """A unit, or of an elementwise one the elements ``start`` to ``stop``."""
 
-    method: Method
-    parameters: Parameters
-    base: Checkpoint | None
-    experts: tuple[Checkpoint, ...]
-    names: tuple[str, ...]
-    weights: tuple[float, ...]
-    donor: Checkpoint
+    planned: PlannedUnit
+    start: int
+    stop: int
+
+    @property
+    def elements(self) -> int:
+        return self.stop - self.start
 
 
 def merge_tensors(recipe: Recipe, base: Checkpoint | None, experts: list[Checkpoint]) -> Iterator[tuple[str, Tensor]]:
-    """The merged tensors by sorted name, each in the dtype of the base (without one, of the first expert listed).
+    """The merged tensors by sorted name, each in the dtype of the recipe, by default that of the base (without one, of the
+    first expert listed).
 
     ``experts`` are the recipe's, in its order. Everything is checked in the call, before the first tensor is asked for.
 
@@ -45,16 +52,26 @@ def merge_tensors(recipe: Recipe, base: Checkpoint | None, experts: list[Checkpo
         IncompatibleError: checkpoints that don't fit together.
         CheckpointError: NaN or Inf in a tensor, when it is read.
     """
-    merge = _check(recipe, base, experts)
-    dtypes = {name: merge.donor.dtype(name) for name in merge.donor.names}
-    return _stream(merge, plan_units(dtypes, merge.donor.model_type))
+    plan = plan_merge(recipe, base, experts)
+    return _stream(plan)
 
 
-def merge_to_folder(recipe: Recipe, output: str | Path, *, hashes: Mapping[str, str] | None = None) -> None:
+def merge_to_folder(
+    recipe: Recipe,
+    output: str | Path,
+    *,
+    hashes: Mapping[str, str] | None = None,
+    workers: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
     """Merge into a folder that transformers loads, with ``merge_recipe.yaml`` and ``merge_provenance.json`` in it.
 
-    The same inputs give the same bytes. ``output`` stays as it was on any failure. ``hashes`` of the models, where they are
-    known already: by the experts' names, and ``base``.
+    The same inputs give the same bytes, whatever the number of workers. ``output`` stays as it was on any failure.
+
+    Args:
+        hashes: of the models' weights, where they are known already: by the experts' names, and ``base``.
+        workers: threads; by default as many as there are processors.
+        on_progress: called with the parameters' elements that are done and all of them.
 
     Raises:
         ConfigError: as ``merge_tensors``; ``output`` is one of the models to merge.
@@ -66,50 +83,17 @@ def merge_to_folder(recipe: Recipe, output: str | Path, *, hashes: Mapping[str, 
     for checkpoint in (base, *experts):
         if checkpoint is not None and checkpoint.folder.resolve() == output.resolve():
             raise ConfigError(f"{output} is one of the models to merge and would be replaced: give another output folder.")
-    tensors = merge_tensors(recipe, base, experts)
-    extra = {
-        RECIPE_FILE: recipe.to_yaml(),
-        PROVENANCE_FILE: json.dumps(_provenance(recipe, base, experts, hashes or {}), indent=2, ensure_ascii=False) + "\n",
-    }
-    write_checkpoint(output, tensors, donor=base or experts[0], extra_files=extra)
-
-
-def _check(recipe: Recipe, base: Checkpoint | None, experts: list[Checkpoint]) -> _Merge:
-    method, parameters = get_method(recipe.method), recipe.method_parameters()
-    if method.needs_base and base is None:
-        raise ConfigError(
-            f"recipe: the method {recipe.method} needs a base; add the key 'base' with the model that was fine-tuned."
-        )
-    pairs = sorted(zip(recipe.experts, experts, strict=True), key=lambda pair: pair[0].name)
-    checkpoints = [*experts] if base is None else [base, *experts]
-    labels = [expert.name for expert in recipe.experts]
-    check_compatible(checkpoints, labels if base is None else ["base", *labels])
-    return _Merge(
-        method=method,
-        parameters=parameters,
-        base=base,
-        experts=tuple(checkpoint for _, checkpoint in pairs),
-        names=tuple(expert.name for expert, _ in pairs),
-        weights=tuple(expert.weight for expert, _ in pairs),
-        donor=checkpoints[0],
-    )
-
-
-def _stream(merge: _Merge, units: tuple[Unit, ...]) -> Iterator[tuple[str, Tensor]]:
-    for unit in units:
-        stored = _read(merge.donor, unit, "base" if merge.base is not None else merge.donor.label)
-        if unit.copied:
-            yield unit.name, stored[0]
-            continue
-        block = Block(
-            name=unit.name,
-            base=unit.compose(stored) if merge.base is not None else None,
-            experts=[unit.compose(_read(expert, unit, name)) for name, expert in zip(merge.names, merge.experts, strict=True)],
-            weights=merge.weights,
-        )
-        merged = merge_block(merge.method, block, merge.parameters)
-        for name, tensor in zip(unit.members, unit.decompose(merged, stored), strict=True):
-            yield name, tensor.to(merge.donor.dtype(name))
+    plan = plan_merge(recipe, base, experts)
+    files = {expert.name: checkpoint for expert, checkpoint in zip(recipe.experts, experts, strict=True)}
+    donor = plan.donor if recipe.donor in (None, "base") else files[recipe.donor]
+    extra = {RECIPE_FILE: recipe.to_yaml()}
+    with (
+        _workers(workers or _processors()) as pool,
+        checkpoint_writer(output, plan.specs, donor=donor.folder, extra_files=extra) as writer,
+    ):
+        provenance = pool.submit(_provenance, recipe, base, experts, hashes or {})
+        _merge_all(plan, writer, pool, on_progress)
+        writer.add_text(PROVENANCE_FILE, json.dumps(provenance.result(), indent=2, ensure_ascii=False) + "\n")
 
 
 def merge_block(method: Method, block: Block, parameters: Parameters) -> Tensor:
@@ -128,8 +112,71 @@ def merge_block(method: Method, block: Block, parameters: Parameters) -> Tensor:
     return merged
 
 
-def _read(checkpoint: Checkpoint, unit: Unit, label: str) -> list[Tensor]:
-    return [read_finite(checkpoint, name, label) for name in unit.members]
+def _stream(plan: MergePlan) -> Iterator[tuple[str, Tensor]]:
+    prepared = plan.prepare()
+    for planned in plan.units:
+        yield from _merge_unit(plan, planned, prepared.get(id(planned.parameters)))
+
+
+def _merge_all(
+    plan: MergePlan, writer: CheckpointWriter, pool: ThreadPoolExecutor, on_progress: Callable[[int, int], None]
+) -> None:
+    prepared = plan.prepare()
+    budget = MemoryBudget(MEMORY)
+    models = len(plan.experts) + (plan.base is not None)
+
+    def work(job: _Job) -> int:
+        planned = job.planned
+        known = prepared.get(id(planned.parameters))
+        with budget.take(4 * job.elements * (models + _WORKING_COPIES)):
+            if planned.elementwise:
+                piece = plan.piece(planned, job.start, job.stop, known)
+                writer.write(planned.unit.name, merge_block(planned.method, piece, planned.parameters), job.start)
+            else:
+                for name, tensor in _merge_unit(plan, planned, known):
+                    writer.write(name, tensor)
+        return job.elements
+
+    done, total = 0, sum(planned.elements for planned in plan.units)
+    # The largest first, so that none is left for the end, where other threads would wait for it.
+    for elements in pool.map(work, sorted(_jobs(plan), key=lambda job: -job.elements)):
+        done += elements
+        on_progress(done, total)
+
+
+def _jobs(plan: MergePlan) -> Iterator[_Job]:
+    for planned in plan.units:
+        step = PIECE if planned.elementwise else max(planned.elements, 1)
+        for start in range(0, max(planned.elements, 1), step):
+            yield _Job(planned, start, min(start + step, planned.elements))
+
+
+def _merge_unit(plan: MergePlan, planned: PlannedUnit, prepared: object) -> Iterator[tuple[str, Tensor]]:
+    unit = planned.unit
+    stored = plan.read_donor(unit)
+    if unit.copied:
+        yield unit.name, stored[0]
+        return
+    merged = merge_block(planned.method, plan.block(planned, stored, prepared), planned.parameters)
+    for name, tensor in zip(unit.members, unit.decompose(merged, stored), strict=True):
+        yield name, tensor.to(plan.specs[name].dtype)
+
+
+@contextmanager
+def _workers(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that compute on one processor each: sums over several would round by how many there are."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    torch.set_num_threads(1)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _provenance(recipe: Recipe, base: Checkpoint | None, experts: list[Checkpoint], hashes: Mapping[str, str]) -> dict[str, Any]:

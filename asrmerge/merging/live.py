@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from asrmerge.checkpoints.names import canonical_name, tied_names
 from asrmerge.errors import CheckpointError, ConfigError, IncompatibleError
-from asrmerge.merging.block import Block, Parameters
+from asrmerge.merging.block import Block, Parameters, Preparing, RestoredExperts
 from asrmerge.merging.engine import merge_block
 from asrmerge.merging.registry import get_method
-from asrmerge.merging.units import Unit, plan_units
+from asrmerge.merging.structure import Place, plan_places
+from asrmerge.merging.units import Unit, plan_units, unit_shapes
 from asrmerge.validation import suggest, validate
 
 
@@ -24,30 +25,11 @@ class _Resident:
     """One unit in memory: the model's own tensors, the base's values of them, float32 base and task vectors."""
 
     unit: Unit
+    place: Place
     targets: tuple[Tensor, ...]
     stored: tuple[Tensor, ...]  # the base as the model holds it; decomposing again would not restore it to the bit
     base: Tensor
     deltas: Mapping[str, Tensor]
-
-
-class _Experts(Sequence[Tensor]):
-    """θₜ = θ₀ + τₜ, made when a method asks: most ask for task vectors only."""
-
-    def __init__(self, base: Tensor, deltas: Sequence[Tensor]) -> None:
-        self._base = base
-        self._deltas = deltas
-
-    def __len__(self) -> int:
-        return len(self._deltas)
-
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Tensor]: ...
-    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
-        if isinstance(index, slice):
-            return [self._base + delta for delta in self._deltas[index]]
-        return self._base + self._deltas[index]
 
 
 class LiveMerge:
@@ -72,8 +54,10 @@ class LiveMerge:
         targets = _float_tensors(model)
         known = {canonical_name(name) for name in model.state_dict()} | set(tied_names(config))
         states = {name: _checked_state(name, state, targets, known) for name, state in sorted(experts.items())}
-        units = plan_units({name: tensor.dtype for name, tensor in targets.items()}, str(config.get("model_type", "")))
-        self._residents = [_resident(unit, targets, states) for unit in units if not unit.copied]
+        model_type = str(config.get("model_type", ""))
+        units = plan_units({name: tensor.dtype for name, tensor in targets.items()}, model_type)
+        places = plan_places(unit_shapes(units, {name: tensor.shape for name, tensor in targets.items()}), model_type)
+        self._residents = [_resident(unit, places[unit.name], targets, states) for unit in units if not unit.copied]
         self._names = tuple(states)
 
     @torch.no_grad()
@@ -89,9 +73,15 @@ class LiveMerge:
         checked = validate(chosen.parameters, dict(parameters or {}), f"parameters of {method}")
         names = self._check_names(weights)
         values = [float(weights[name]) for name in names]
-        for resident in self._residents:
-            deltas = [resident.deltas[name] for name in names]
-            block = Block(resident.unit.name, resident.base, _Experts(resident.base, deltas), values, deltas)
+
+        def blocks(prepared: Any = None) -> Iterator[Block]:
+            for resident in self._residents:
+                deltas = [resident.deltas[name] for name in names]
+                experts = RestoredExperts(resident.base, deltas)
+                yield Block(resident.unit.name, resident.base, experts, values, deltas, names, resident.place, prepared=prepared)
+
+        prepared = chosen.prepare(blocks, checked) if isinstance(chosen, Preparing) else None
+        for resident, block in zip(self._residents, blocks(prepared), strict=True):
             merged = merge_block(chosen, block, checked)
             _write(resident.targets, resident.unit.decompose(merged, resident.stored))
 
@@ -113,7 +103,7 @@ class LiveMerge:
         return sorted(weights)  # the engine's order, so that sums round alike
 
 
-def _resident(unit: Unit, targets: Mapping[str, Tensor], states: Mapping[str, Mapping[str, Tensor]]) -> _Resident:
+def _resident(unit: Unit, place: Place, targets: Mapping[str, Tensor], states: Mapping[str, Mapping[str, Tensor]]) -> _Resident:
     live = tuple(targets[name] for name in unit.members)
     stored = tuple(tensor.detach().clone() for tensor in live)
     base = unit.compose(stored)
@@ -123,7 +113,7 @@ def _resident(unit: Unit, targets: Mapping[str, Tensor], states: Mapping[str, Ma
         expert = unit.compose([state[member].detach().to(base.device) for member in unit.members])
         _check_finite(unit.name, expert, name)
         deltas[name] = expert - base
-    return _Resident(unit, live, stored, base, deltas)
+    return _Resident(unit, place, live, stored, base, deltas)
 
 
 def _float_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -2,40 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from asrmerge.errors import ConfigError
 from asrmerge.files import hash_content
-from asrmerge.merging.block import Parameters
+from asrmerge.merging.block import Method, Parameters
+from asrmerge.merging.gradients import Gradient, at_position, knots
 from asrmerge.merging.registry import get_method
-from asrmerge.validation import validate
+from asrmerge.merging.structure import Place, matches
+from asrmerge.validation import suggest, validate
 
 Name = Annotated[str, Field(min_length=1)]
+Dtype = Literal["float32", "float16", "bfloat16"]
 
 
-class RecipeExpert(BaseModel):
-    """One fine-tune: its name, its folder or hub id, its weight."""
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+class RecipeExpert(_Section):
+    """One fine-tune: its name, its folder or hub id, its weight, and the file of its Fisher information where there is one."""
 
     name: Name
     model: Name
-    weight: float = Field(default=1.0, allow_inf_nan=False)
+    weight: Gradient = 1.0
+    fisher: Name | None = None
 
 
-class Recipe(BaseModel):
-    """Method, models and weights of one merge. Relative paths count from the working directory."""
+class GroupRule(_Section):
+    """What is different in one structural group, such as ``encoder``, ``decoder.*.cross`` or ``encoder.3``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    group: Name
+    method: Name | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    weights: dict[str, Gradient] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Method, parameters and weights (by expert) of one parameter."""
+
+    method: Method
+    parameters: Parameters
+    weights: Mapping[str, float]
+
+
+class Recipe(_Section):
+    """Method, models and weights of one merge. Relative paths count from the working directory.
+
+    Numbers among the parameters and weights may be lists: they run over the depth of the encoder and of the decoder, from the
+    first layer to the last. Of several ``groups`` that hold a parameter, later ones go before earlier ones.
+    """
 
     method: Name
     base: Name | None = None
     experts: tuple[RecipeExpert, ...] = Field(min_length=1)
     parameters: dict[str, Any] = Field(default_factory=dict)
+    groups: tuple[GroupRule, ...] = ()
+    donor: Name | None = Field(
+        default=None, description="whose tokenizer and configuration files are taken: base or an expert's name"
+    )
+    dtype: Dtype | None = Field(default=None, description="of the merged weights; the base's if not given")
 
     @field_validator("experts")
     @classmethod
@@ -45,6 +78,18 @@ class Recipe(BaseModel):
         if twice:
             raise ValueError(f"the name {twice[0]} is given to two experts; give each its own")
         return experts
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Recipe:
+        names = [expert.name for expert in self.experts]
+        for rule in self.groups:
+            for name in rule.weights:
+                if name not in names:
+                    raise ValueError(f"the group {rule.group} has a weight for '{name}'; {suggest(name, names)}")
+        known = [*names, *(["base"] if self.base is not None else [])]
+        if self.donor is not None and self.donor not in known:
+            raise ValueError(f"the donor '{self.donor}' is not one of the models; {suggest(self.donor, known)}")
+        return self
 
     @classmethod
     def from_yaml(cls, text: str, place: str = "recipe") -> Recipe:
@@ -58,7 +103,7 @@ class Recipe(BaseModel):
         except yaml.YAMLError as error:
             raise ConfigError(f"{place} is not valid YAML ({' '.join(str(error).split())}): correct it there.") from error
         recipe = validate(cls, content, place)
-        recipe.method_parameters(place)
+        recipe.check(place)
         return recipe
 
     @classmethod
@@ -66,7 +111,7 @@ class Recipe(BaseModel):
         """Read a recipe file.
 
         Raises:
-            ConfigError: the file cannot be read, or as in ``from_yaml``.
+            ConfigError: the file cannot be read, or as ``from_yaml``.
         """
         try:
             text = path.read_text(encoding="utf-8")
@@ -76,25 +121,71 @@ class Recipe(BaseModel):
 
     def to_yaml(self) -> str:
         """The recipe as YAML; ``from_yaml`` gives it back."""
-        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        content = self._content()
+        text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         if all(line.isprintable() for line in text.split("\n")):
             return text
         # Unescaped, characters that count as line breaks in YAML (U+0085, U+2028) would come back as spaces.
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return yaml.safe_dump(content, sort_keys=False)
 
-    def method_parameters(self, place: str = "recipe") -> Parameters:
-        """The parameters as the method's own type, defaults filled in.
+    def check(self, place: str = "recipe") -> None:
+        """Check methods and parameters, at every knot of those that run over the depth.
 
         Raises:
             ConfigError: an unknown method or parameter, or a value out of bounds.
         """
-        try:
-            method = get_method(self.method)
-        except ConfigError as error:
-            raise ConfigError(f"{place}: {error}") from None
-        return validate(method.parameters, self.parameters, f"{place}: parameters of {self.method}")
+        for rule in (None, *self.groups):
+            where = place if rule is None else f"{place}: group {rule.group}"
+            name = self.method if rule is None or rule.method is None else rule.method
+            try:
+                method = get_method(name)
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {error}") from None
+            given = self._parameters(method.name, [] if rule is None else [rule])
+            for knot in knots(given.values()):
+                validate(method.parameters, at_position(given, knot), f"{where}: parameters of {method.name}")
+
+    def method_parameters(self, place: str = "recipe") -> Parameters:
+        """The parameters that hold for the whole model, as the method's own type, defaults filled in; of lists, the first value.
+
+        Raises:
+            ConfigError: as :meth:`check`.
+        """
+        self.check(place)
+        method = get_method(self.method)
+        return validate(method.parameters, at_position(self.parameters, 0.0), f"{place}: parameters of {self.method}")
+
+    def choose(self, place: Place) -> Choice:
+        """What holds for a parameter at ``place``."""
+        rules = [rule for rule in self.groups if matches(place.group, rule.group)]
+        name = next((rule.method for rule in reversed(rules) if rule.method is not None), self.method)
+        method = get_method(name)
+        parameters = at_position(self._parameters(name, rules), place.position)
+        weights: dict[str, Gradient] = {expert.name: expert.weight for expert in self.experts}
+        for rule in rules:
+            weights |= rule.weights
+        return Choice(
+            method=method,
+            parameters=validate(method.parameters, parameters, f"recipe: parameters of {name} in {place.group}"),
+            weights={expert: float(value) for expert, value in at_position(weights, place.position).items()},
+        )
 
     def hash(self) -> str:
         """SHA-256 of what the recipe says, defaults filled in; of the models, their names only, not their content."""
-        content = self.model_dump(mode="json")
-        return hash_content(content | {"parameters": self.method_parameters().model_dump(mode="json")})
+        defaults = self.method_parameters().model_dump(mode="json")
+        lists = {name: value for name, value in self.parameters.items() if isinstance(value, (list, tuple))}
+        return hash_content(self._content() | {"parameters": defaults | lists})
+
+    def _parameters(self, method: str, rules: list[GroupRule]) -> dict[str, Any]:
+        """Parameters of the whole model, where it is the same method, and those of the rules that name no other."""
+        merged = dict(self.parameters) if method == self.method else {}
+        for rule in rules:
+            if (rule.method or self.method) == method:
+                merged |= rule.parameters
+        return merged
+
+    def _content(self) -> dict[str, Any]:
+        content = self.model_dump(mode="json", exclude_none=True)
+        if not self.groups:
+            del content["groups"]
+        return content

@@ -41,6 +41,13 @@ class Place:
             return None
         return self.layer / (self.layers - 1) if self.layers > 1 else 1.0
 
+    @property
+    def position(self) -> float:
+        """The depth; outside of layers, 1 for what follows them (final norms, head) and 0 for everything else."""
+        if self.depth is not None:
+            return self.depth
+        return 1.0 if self.group in ("head", "norms") else 0.0
+
 
 NOWHERE = Place()
 

@@ -51,6 +51,11 @@ def plan_units(dtypes: Mapping[str, torch.dtype], model_type: str) -> tuple[Unit
     return tuple(units)
 
 
+def unit_shapes(units: Sequence[Unit], shapes: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
+    """The shape of every unit as methods see it, by name; ``shapes``: of the stored tensors."""
+    return {unit.name: shapes[unit.members[-1]] for unit in units}
+
+
 def compose_weight_norm(magnitude: Tensor, direction: Tensor) -> Tensor:
     """g·v/‖v‖. Shapes: g [1, 1, K] (for dim=2, as wav2vec2 has it; other dims likewise), v [O, I, K] → [O, I, K].
 

@@ -239,7 +239,7 @@ def test_faulty_plugin_is_named(models, monkeypatch, tmp_path):
         def merge(self, block, parameters):
             return torch.zeros(99)
 
-    monkeypatch.setattr(engine, "get_method", lambda name: Faulty())
+    monkeypatch.setattr("asrmerge.merging.recipe.get_method", lambda name: Faulty())
     with pytest.raises(AsrmergeError, match=r"the method faulty made \[99\] of .*, which has shape .*: report it"):
         merge_to_folder(recipe(models, "linear"), tmp_path / "out")
     assert not content(tmp_path)
@@ -254,14 +254,14 @@ def test_kill_leaves_the_old_folder(tmp_path):
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from asrmerge.checkpoints import writing\n"
+        "from asrmerge.checkpoints.writing import CheckpointWriter\n"
         "from asrmerge.merging import Recipe, merge_to_folder\n"
-        "save = writing.save_file\n"
-        "def slow(*arguments, **options):\n"
-        "    save(*arguments, **options)\n"
+        "write = CheckpointWriter.write\n"
+        "def slow(*arguments):\n"
+        "    write(*arguments)\n"
         "    print('written', flush=True)\n"
         "    time.sleep(60)\n"
-        "writing.save_file = slow\n"
+        "CheckpointWriter.write = slow\n"
         f"merge_to_folder(Recipe.read(Path({str(tmp_path / 'recipe.yaml')!r})), {str(tmp_path / 'out')!r})\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:

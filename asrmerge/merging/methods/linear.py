@@ -26,6 +26,7 @@ class Linear:
 
     name = "linear"
     needs_base = False
+    elementwise = True
     parameters = LinearParameters
 
     def merge(self, block: Block, parameters: LinearParameters) -> Tensor:

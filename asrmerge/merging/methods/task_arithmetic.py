@@ -22,6 +22,7 @@ class TaskArithmetic:
 
     name = "task_arithmetic"
     needs_base = True
+    elementwise = True
     parameters = TaskArithmeticParameters
 
     def merge(self, block: Block, parameters: TaskArithmeticParameters) -> Tensor:

@@ -1,0 +1,202 @@
+"""A checked merge: every parameter with its place, its method, its parameters and its weights, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from asrmerge.checkpoints.checkpoint import Checkpoint
+from asrmerge.checkpoints.compatibility import check_compatible, read_finite
+from asrmerge.checkpoints.safetensors_file import SafetensorsReader, TensorSpec
+from asrmerge.errors import ConfigError, IncompatibleError
+from asrmerge.merging.block import Block, Method, Parameters, Preparing, RestoredExperts
+from asrmerge.merging.recipe import Choice, Recipe
+from asrmerge.merging.structure import Place, plan_places
+from asrmerge.merging.units import Unit, plan_units, unit_shapes
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedUnit:
+    """One parameter and what is done with it; ``weights`` in the order of the plan's experts."""
+
+    unit: Unit
+    place: Place
+    shape: tuple[int, ...]
+    method: Method
+    parameters: Parameters
+    weights: tuple[float, ...]
+
+    @property
+    def elements(self) -> int:
+        return TensorSpec(torch.float32, self.shape).elements
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether pieces of it may be merged by themselves."""
+        return bool(getattr(self.method, "elementwise", False)) and not self.unit.weight_normed and not self.unit.copied
+
+
+@dataclass(frozen=True, eq=False)
+class MergePlan:
+    """The models, and what becomes of each parameter.
+
+    Experts are sorted by name, so that sums round alike whatever the order listed.
+    """
+
+    base: Checkpoint | None
+    experts: tuple[Checkpoint, ...]
+    names: tuple[str, ...]
+    fishers: tuple[SafetensorsReader, ...]  # one per expert, or none at all
+    donor: Checkpoint  # what names and dtypes are taken from: the base, or the first expert listed
+    units: tuple[PlannedUnit, ...]
+    specs: Mapping[str, TensorSpec]
+
+    def block(self, planned: PlannedUnit, stored: Sequence[Tensor], prepared: object = None) -> Block:
+        """The block of a whole unit; ``stored``: the donor's tensors of it."""
+        unit = planned.unit
+        own = unit.compose(stored)
+        experts = [
+            own if expert is self.donor else unit.compose(self._read(expert, unit, name))
+            for name, expert in zip(self.names, self.experts, strict=True)
+        ]
+        fishers = [fisher.read(unit.name).to(torch.float32) for fisher in self.fishers]
+        return self._block(planned, own if self.base is not None else None, experts, fishers, prepared)
+
+    def piece(self, planned: PlannedUnit, start: int, stop: int, prepared: object = None) -> Block:
+        """The block of elements ``start`` to ``stop`` of an elementwise unit, flattened."""
+
+        def read(checkpoint: Checkpoint, label: str) -> Tensor:
+            return read_finite(checkpoint, planned.unit.name, label, (start, stop)).to(torch.float32)
+
+        base = read(self.base, "base") if self.base is not None else None
+        experts = [read(expert, name) for name, expert in zip(self.names, self.experts, strict=True)]
+        fishers = [fisher.read_elements(planned.unit.name, start, stop).to(torch.float32) for fisher in self.fishers]
+        return self._block(planned, base, experts, fishers, prepared)
+
+    def read_donor(self, unit: Unit) -> list[Tensor]:
+        """The stored tensors of a unit, from the base or, without one, from the first expert listed."""
+        return self._read(self.donor, unit, "base" if self.base is not None else self.donor.label)
+
+    def blocks(self, planned: Sequence[PlannedUnit]) -> Iterator[Block]:
+        """One pass over the blocks of these units."""
+        for one in planned:
+            yield self.block(one, self.read_donor(one.unit))
+
+    def prepare(self) -> dict[int, object]:
+        """What methods want to know of the whole model, by the identity of their parameters (as in ``PlannedUnit``)."""
+        found: dict[int, object] = {}
+        for planned in self.units:
+            key = id(planned.parameters)
+            if key not in found and isinstance(planned.method, Preparing):
+                same = [one for one in self.units if one.parameters is planned.parameters and not one.unit.copied]
+                found[key] = planned.method.prepare(lambda same=same: self.blocks(same), planned.parameters)  # type: ignore[misc]
+        return found
+
+    def _block(
+        self, planned: PlannedUnit, base: Tensor | None, experts: list[Tensor], fishers: list[Tensor], prepared: object
+    ) -> Block:
+        deltas = None
+        if base is not None and planned.method.needs_base:
+            # In place: the tensors were read for this block alone, and an embedding takes 160 MB per model.
+            deltas = [expert.sub_(base) for expert in experts]
+        return Block(
+            name=planned.unit.name,
+            base=base,
+            experts=experts if deltas is None or base is None else RestoredExperts(base, deltas),
+            weights=planned.weights,
+            deltas=deltas,
+            expert_names=self.names,
+            place=planned.place,
+            fishers=fishers or None,
+            prepared=prepared,
+        )
+
+    @staticmethod
+    def _read(checkpoint: Checkpoint, unit: Unit, label: str) -> list[Tensor]:
+        return [read_finite(checkpoint, name, label) for name in unit.members]
+
+
+def plan_merge(recipe: Recipe, base: Checkpoint | None, experts: Sequence[Checkpoint]) -> MergePlan:
+    """Check that recipe and models fit together, and say what becomes of each parameter.
+
+    ``experts`` are the recipe's, in its order.
+
+    Raises:
+        ConfigError: an unknown method, a wrong parameter, or a base that a method needs and the recipe lacks.
+        IncompatibleError: checkpoints, or a Fisher file, that don't fit.
+    """
+    recipe.check()
+    order = sorted(range(len(experts)), key=lambda index: recipe.experts[index].name)
+    names = tuple(recipe.experts[index].name for index in order)
+    checkpoints = [*experts] if base is None else [base, *experts]
+    labels = [expert.name for expert in recipe.experts]
+    units = _plan_units(recipe, checkpoints[0], names)
+    for method in {planned.method.name: planned.method for planned in units}.values():
+        if method.needs_base and base is None:
+            raise ConfigError(
+                f"recipe: the method {method.name} needs a base; add the key 'base' with the model that was fine-tuned."
+            )
+    check_compatible(checkpoints, labels if base is None else ["base", *labels])
+    return MergePlan(
+        base=base,
+        experts=tuple(experts[index] for index in order),
+        names=names,
+        fishers=_open_fishers(recipe, order, units),
+        donor=checkpoints[0],
+        units=units,
+        specs=_specs(checkpoints[0], recipe),
+    )
+
+
+def _plan_units(recipe: Recipe, donor: Checkpoint, names: Sequence[str]) -> tuple[PlannedUnit, ...]:
+    units = plan_units({name: donor.dtype(name) for name in donor.names}, donor.model_type)
+    shapes = unit_shapes(units, {name: donor.shape(name) for name in donor.names})
+    places = plan_places(shapes, donor.model_type)
+    choices: dict[tuple[str, float], Choice] = {}
+    planned: list[PlannedUnit] = []
+    for unit in units:
+        place = places[unit.name]
+        choice = choices.setdefault((place.group, place.position), recipe.choose(place))
+        # Equal parameters become one object, by which blocks that are surveyed together are told.
+        parameters = next((one.parameters for one in planned if one.parameters == choice.parameters), choice.parameters)
+        weights = tuple(choice.weights[name] for name in names)
+        planned.append(PlannedUnit(unit, place, tuple(shapes[unit.name]), choice.method, parameters, weights))
+    return tuple(planned)
+
+
+def _specs(donor: Checkpoint, recipe: Recipe) -> dict[str, TensorSpec]:
+    wanted: torch.dtype | None = getattr(torch, recipe.dtype) if recipe.dtype is not None else None
+    specs = {}
+    for name in donor.names:
+        stored = donor.dtype(name)
+        specs[name] = TensorSpec((wanted or stored) if stored.is_floating_point else stored, tuple(donor.shape(name)))
+    return specs
+
+
+def _open_fishers(recipe: Recipe, order: Sequence[int], units: Sequence[PlannedUnit]) -> tuple[SafetensorsReader, ...]:
+    paths = [recipe.experts[index].fisher for index in order]
+    given = [path for path in paths if path is not None]
+    if not given:
+        return ()
+    if len(given) < len(paths):
+        lacking = next(recipe.experts[index].name for index in order if recipe.experts[index].fisher is None)
+        raise ConfigError(f"recipe: the expert {lacking} has no Fisher file but others have; give 'fisher' for all or for none.")
+    readers = tuple(SafetensorsReader(Path(path).expanduser()) for path in given)
+    for reader in readers:
+        for planned in units:
+            if planned.unit.copied:
+                continue
+            if planned.unit.name not in reader.names():
+                raise IncompatibleError(
+                    f"{reader.path} has no tensor {planned.unit.name}: compute the Fisher of this expert again."
+                )
+            if reader.shape(planned.unit.name) != planned.shape:
+                raise IncompatibleError(
+                    f"{planned.unit.name} has shape {list(reader.shape(planned.unit.name))} in {reader.path} and "
+                    f"{list(planned.shape)} in the model: compute the Fisher of this expert again."
+                )
+    return readers
