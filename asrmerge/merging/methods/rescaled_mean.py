@@ -1,0 +1,77 @@
+"""Weighted mean with the length of the experts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from asrmerge.errors import ConfigError
+from asrmerge.merging.block import Block, Parameters, add_scaled
+
+_CANCELLED = 1e-6  # a mean this much shorter than the experts is mostly rounding
+
+
+class RescaledMeanParameters(Parameters):
+    space: Literal["weights", "task_vectors"] = Field(
+        default="weights", description="what is averaged and rescaled: whole weights, or what each expert changed in the base"
+    )
+
+
+class RescaledMean:
+    """Weighted mean, rescaled block by block to the mean length of the experts.
+
+    m·(Σ wₜ‖xₜ‖)/‖m‖ with m = Σ wₜxₜ; the weights are divided by their sum. In the space ``weights`` xₜ = θₜ; in ``task_vectors``
+    xₜ = τₜ, and the base is added to the result. It is the control for the Karcher mean (arXiv 2603.04972): both have that
+    length, and on close fine-tunes nearly the same direction, so a Karcher mean must beat this to be worth its price. Where
+    the experts cancel each other the mean has no direction, and is returned as it is.
+
+    Invariants: the order of the experts does not matter; a one-hot weight returns that expert; identical experts come back;
+    ‖result‖ (in ``task_vectors``, ‖result − θ₀‖) is Σ wₜ‖xₜ‖; scaling all weights changes nothing.
+    """
+
+    name = "rescaled_mean"
+    needs_base = False
+    parameters = RescaledMeanParameters
+
+    def merge(self, block: Block, parameters: RescaledMeanParameters) -> Tensor:
+        """Shapes: experts [T][*shape] → [*shape].
+
+        Raises:
+            ConfigError: a negative weight, weights that are all zero, or no base for the space ``task_vectors``.
+        """
+        weights = _normalize(block.weights)
+        if parameters.space == "weights":
+            return _rescale(block.weighted_sum(weights), block.experts, weights)
+        if block.base is None:
+            raise ConfigError("rescaled_mean in the space task_vectors needs a base: name it in the recipe.")
+        deltas = block.task_vectors()
+        mean = add_scaled(torch.zeros_like(block.base), deltas, weights)
+        return _rescale(mean, deltas, weights).add_(block.base)
+
+
+def _normalize(weights: Sequence[float]) -> list[float]:
+    total = math.fsum(weights)
+    if min(weights) < 0 or total == 0:  # a length cannot be negative, and there is no mean of nothing
+        raise ConfigError("rescaled_mean needs weights of 0 or more that are not all 0: change them in the recipe.")
+    return [weight / total for weight in weights]
+
+
+def _rescale(mean: Tensor, tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """``mean`` at the length Σ wₜ‖xₜ‖, in place."""
+    length = math.fsum(weight * _norm(tensor) for tensor, weight in zip(tensors, weights, strict=True))
+    own = _norm(mean)
+    return mean.mul_(length / own) if own > _CANCELLED * length else mean
+
+
+def _norm(tensor: Tensor) -> float:
+    # In float32 the norm of a large tensor is off by 1e-3; in float64 it copies the tensor, so that is done piece by piece.
+    pieces = tensor.flatten().chunk(1 + tensor.numel() // 2**20)
+    return math.hypot(*(float(torch.linalg.vector_norm(piece, dtype=torch.float64)) for piece in pieces))
+
+
+method = RescaledMean()

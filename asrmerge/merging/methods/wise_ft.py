@@ -1,0 +1,46 @@
+"""Interpolation between the base and one fine-tune."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from asrmerge.errors import ConfigError
+from asrmerge.merging.block import Block, Parameters
+
+
+class WiseFtParameters(Parameters):
+    alpha: float = Field(default=0.5, ge=0.0, le=1.0, description="share of the expert: 0 is the base, 1 the expert")
+
+
+class WiseFt:
+    """Straight line between the base and one expert.
+
+    θ₀ + α(θ₁ − θ₀): WiSE-FT (Wortsman et al., arXiv 2109.01903). There is one coefficient, α, so the expert's weight must be 1:
+    multiplied with α it would be a second name for the same thing, and ignored it would mislead.
+
+    Invariants: α = 0 returns the base and α = 1 the expert, to the bit; an expert equal to the base comes back; the result lies
+    between the two in every entry.
+    """
+
+    name = "wise_ft"
+    needs_base = True
+    parameters = WiseFtParameters
+
+    def merge(self, block: Block, parameters: WiseFtParameters) -> Tensor:
+        """Shapes: base [*shape], experts [1][*shape] → [*shape].
+
+        Raises:
+            ConfigError: there is no base, not exactly one expert, or a weight other than 1.
+        """
+        if block.base is None:
+            raise ConfigError("wise_ft needs a base: name it in the recipe.")
+        if len(block.experts) != 1:
+            raise ConfigError(f"wise_ft takes exactly one expert, not {len(block.experts)}: use task_arithmetic for several.")
+        if block.weights[0] != 1:
+            raise ConfigError(f"wise_ft takes no weight other than 1, not {block.weights[0]:g}: set its parameter alpha instead.")
+        return torch.lerp(block.base, block.experts[0], parameters.alpha)  # exact at both ends
+
+
+method = WiseFt()
