@@ -1,0 +1,175 @@
+"""The inspection: compatible? from one base? and how task vectors lie to each other, one parameter at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from asrmerge.checkpoints.checkpoint import Checkpoint
+from asrmerge.checkpoints.compatibility import check_compatible, read_finite
+from asrmerge.content import resolve_model
+from asrmerge.errors import ConfigError, IncompatibleError
+from asrmerge.files import write_json, write_text
+from asrmerge.inspection.bases import check_base
+from asrmerge.inspection.geometry import Sums, measure, summarize
+from asrmerge.inspection.heatmap import render_heatmap
+from asrmerge.inspection.permutation import find_parts
+from asrmerge.inspection.result import Geometry, Inspection
+from asrmerge.merging.structure import plan_places
+from asrmerge.merging.units import Unit, compose_weight_norm, plan_units
+
+_ORDER = ("frontend", "positional", "encoder.", "encoder", "decoder.", "decoder", "embedding", "norms", "head")
+_PARTS = ("self", "cross", "ffn")
+
+
+def run_inspection(
+    base: str | None,
+    experts: Mapping[str, str],
+    html: Path | None = None,
+    json: Path | None = None,
+    on_tensor: Callable[[int, int], None] = lambda done, total: None,
+) -> Inspection:
+    """Inspect models by folder, hub id or ``embedded:…``; write the heat map and the figures where paths are given.
+
+    Raises:
+        ConfigError: nothing to compare.
+        CheckpointError: a model is missing or corrupt, or holds NaN or Inf.
+    """
+    opened = {name: Checkpoint.open(resolve_model(source)) for name, source in experts.items()}
+    inspection = inspect_models(None if base is None else Checkpoint.open(resolve_model(base)), opened, on_tensor)
+    if json is not None:
+        write_json(json, inspection.model_dump(mode="json"))
+    if html is not None:
+        write_text(html, render_heatmap(inspection))
+    return inspection
+
+
+def inspect_models(
+    base: Checkpoint | None, experts: Mapping[str, Checkpoint], on_tensor: Callable[[int, int], None] = lambda done, total: None
+) -> Inspection:
+    """Compare ``experts`` with their base, or without one with their mean, and with each other.
+
+    Models that can't be merged are an answer (``Inspection.incompatible``), not an error; nothing further is read then.
+    ``on_tensor`` is told the steps done and their number: one for each parameter, and one for each part of a layer whose units
+    are matched with the reference's, for each expert.
+
+    Raises:
+        ConfigError: no expert, or only one and no base.
+        CheckpointError: NaN or Inf in a tensor, or a file that cannot be read.
+    """
+    if not experts or (base is None and len(experts) == 1):
+        raise ConfigError("nothing to compare: give a base and its fine-tunes, or at least two models.")
+    if base is not None and "base" in experts:
+        raise ConfigError("an expert is called base, as the base itself: give it another name.")
+    models = ({} if base is None else {"base": base}) | dict(experts)
+    (first, donor), *others = models.items()
+    compared = Inspection(
+        model_type=donor.model_type,
+        base=None if base is None else base.label,
+        experts={name: checkpoint.label for name, checkpoint in experts.items()},
+        dtypes={name: _dtypes(checkpoint) for name, checkpoint in models.items()},
+        reference="mean" if base is None else "base",
+        incompatible=_incompatible((first, donor), others),
+    )
+    if compared.incompatible:
+        return compared
+    units = plan_units({name: donor.dtype(name) for name in donor.names}, donor.model_type)
+    parts = find_parts(donor)
+    steps = _Steps(on_tensor, len(units) + len(parts) * len(others))
+    checks = tuple(check_base((first, donor), other, parts, steps.advance) for other in others)
+    sums = {}
+    for unit in units:
+        if not unit.copied:
+            sums[unit.name] = _measure(unit, base, experts)
+        steps.advance()
+    constants = [name for unit in units if unit.copied for name in unit.members]
+    return compared.model_copy(
+        update={
+            "tensors": tuple(sums),
+            "overall": summarize("all", sum(sums.values(), Sums.zero(len(experts)))),
+            "groups": _groups(donor, units, sums),
+            "differing_constants": tuple(name for name in constants if _differs(name, donor, others)),
+            "base_checks": checks,
+            **_changes(sums, tuple(experts), base is not None),
+        }
+    )
+
+
+class _Steps:
+    """Counts steps and tells how far they are."""
+
+    def __init__(self, on_step: Callable[[int, int], None], total: int) -> None:
+        self._on_step, self._total, self._done = on_step, total, 0
+
+    def advance(self) -> None:
+        self._done += 1
+        self._on_step(self._done, self._total)
+
+
+def _dtypes(checkpoint: Checkpoint) -> tuple[str, ...]:
+    return tuple(sorted({str(checkpoint.dtype(name)).removeprefix("torch.") for name in checkpoint.names}))
+
+
+def _incompatible(first: tuple[str, Checkpoint], others: Sequence[tuple[str, Checkpoint]]) -> dict[str, str]:
+    """Each model that can't be merged with the first, and why."""
+    found = {}
+    for name, checkpoint in others:
+        try:
+            check_compatible([first[1], checkpoint], [first[0], name])
+        except IncompatibleError as error:
+            found[name] = str(error)
+    return found
+
+
+def _measure(unit: Unit, base: Checkpoint | None, experts: Mapping[str, Checkpoint]) -> Sums:
+    start = None if base is None else _read(unit, base, "base")
+    return measure(start, [_read(unit, checkpoint, name) for name, checkpoint in experts.items()])
+
+
+def _read(unit: Unit, checkpoint: Checkpoint, label: str) -> Tensor:
+    members = [read_finite(checkpoint, name, label) for name in unit.members]
+    # Composed in float64, or rounding would make a task vector of two ways to store one weight.
+    return compose_weight_norm(*(member.to(torch.float64) for member in members)) if unit.weight_normed else members[0]
+
+
+def _differs(name: str, donor: Checkpoint, others: Sequence[tuple[str, Checkpoint]]) -> bool:
+    constant = donor.read(name)
+    return not all(_same(constant, checkpoint.read(name)) for _, checkpoint in others)
+
+
+def _same(one: Tensor, two: Tensor) -> bool:
+    # In either dtype: a copy in float16 is still the same constant.
+    return torch.equal(one, two.to(one.dtype)) or torch.equal(one.to(two.dtype), two)
+
+
+def _groups(donor: Checkpoint, units: Sequence[Unit], sums: Mapping[str, Sums]) -> tuple[Geometry, ...]:
+    places = plan_places({unit.name: donor.shape(unit.members[-1]) for unit in units}, donor.model_type)
+    groups: dict[str, Sums] = {}
+    for name, found in sums.items():
+        group = places[name].group
+        groups[group] = groups[group] + found if group in groups else found
+    return tuple(summarize(group, groups[group]) for group in sorted(groups, key=_depth))
+
+
+def _depth(group: str) -> tuple[int, int, int]:
+    """Sorts groups from the input to the output."""
+    stack, *rest = group.split(".")
+    number = int(rest[0]) if rest else -1
+    return _ORDER.index(f"{stack}." if rest else stack), number, _PARTS.index(rest[1]) if len(rest) > 1 else 0
+
+
+def _changes(sums: Mapping[str, Sums], experts: Sequence[str], has_base: bool) -> dict[str, Any]:
+    changed = {name: [bool(flag > 0) for flag in found.changed] for name, found in sums.items()}
+    identical = tuple(name for name, flags in changed.items() if not any(flags))
+    if not has_base:
+        return {"identical": identical}
+    frozen = {expert: tuple(name for name, flags in changed.items() if not flags[at]) for at, expert in enumerate(experts)}
+    alone = {
+        expert: tuple(name for name, flags in changed.items() if flags[at] and sum(flags) == 1)
+        for at, expert in enumerate(experts)
+    }
+    return {"identical": identical, "frozen": frozen, "changed_by_one": alone}
