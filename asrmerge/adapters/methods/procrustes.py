@@ -1,0 +1,62 @@
+"""The mean of balanced factors, each rotated onto the mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+from torch import Tensor
+
+from asrmerge.adapters.factors import FactorBlock, Factors, MeanParameters
+from asrmerge.adapters.thin import balanced, mean_points, polar, weighted_sum
+
+
+class ProcrustesParameters(MeanParameters):
+    iterations: int = Field(default=8, ge=1, le=1000, description="Rounds of rotating the factors and averaging them.")
+
+
+class Procrustes:
+    """The mean of the balanced factors Zₜ = [U·S^½; V·S^½] after the best rotation: min over Z, Qₜ ∈ O(r) of Σ wₜ‖ZₜQₜ − Z‖²_F.
+
+    In turn Qₜ = polar(ZₜᵀZ) and Z = Σ wₜZₜQₜ, from the factors of ``product``; neither step can raise the objective. The mean
+    is G·Hᵀ with Z = [G; H]. Generalised Procrustes analysis (Gower, 1975) on the quotient of arXiv 2604.27155. Weights are
+    averaged and must not be negative. Factors are square roots of the adapter, so adapters that have little in common come
+    out smaller than in ``product``. A layer that an adapter lacks scales the mean of the others by their share of the weights.
+
+    Invariants: the same for factors (BM, M⁻¹A); the order of the adapters does not matter; a one-hot weight returns that
+    adapter; identical adapters come back. Unique where no ZₜᵀZ is singular.
+    """
+
+    name = "procrustes"
+    parameters = ProcrustesParameters
+
+    def merge(self, block: FactorBlock, parameters: ProcrustesParameters) -> Factors:
+        """Shapes: factors [T] of ([out, rₜ], [rₜ, in]) → [out, r], [r, in].
+
+        Raises:
+            ConfigError: a negative weight, or weights that sum to zero.
+        """
+        points = mean_points(self.name, block, parameters)
+        rank = block.target_rank(parameters.rank)
+        mean = points.frames.left.new_zeros(points.frames.left.shape[1], points.frames.right.shape[1])
+        if points.cores:
+            # A rank below the adapters' own cuts the mean, not the adapters.
+            columns = min(max(rank, block.target_rank("max")), *mean.shape)
+            stacked = [balanced(core, columns)[0] for core in points.cores]
+            z = align(stacked, points.weights, balanced(points.mean(), columns)[0], parameters.iterations)[0]
+            mean = z[: mean.shape[0]] @ z[mean.shape[0] :].T
+        return points.frames.expand(points.share * mean, rank)
+
+
+def align(points: Sequence[Tensor], weights: Sequence[float], start: Tensor, iterations: int) -> tuple[Tensor, list[float]]:
+    """The mean Z and Σ wₜ‖ZₜQₜ − Z‖² after each round. Shapes: points [T] of [p + q, r], start [p + q, r] → [p + q, r]."""
+    mean, objectives = start, []
+    for _ in range(iterations):
+        rotated = [point @ polar(point.T @ mean) for point in points]
+        mean = weighted_sum(rotated, weights)
+        distances = [float((point - mean).square().sum()) for point in rotated]
+        objectives.append(sum(weight * distance for weight, distance in zip(weights, distances, strict=True)))
+    return mean, objectives
+
+
+method = Procrustes()
