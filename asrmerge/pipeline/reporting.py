@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from asrmerge.checkpoints.checkpoint import Checkpoint
 from asrmerge.checkpoints.writing import RECIPE_FILE
 from asrmerge.config import RunConfig
@@ -48,7 +50,11 @@ def run_report(
 def _recipe(merged: Path, config: RunConfig, hashes: Mapping[str, str]) -> RecipeRecord:
     recipe = Recipe.read(merged / RECIPE_FILE)
     base = MergeInput("base", config.base, None, hashes["base"])
-    experts = [MergeInput(expert.name, expert.model, expert.weight, hashes[expert.name]) for expert in recipe.experts]
+    experts = [
+        # A list runs over the depth; the report shows one number.
+        MergeInput(expert.name, expert.model, float(np.mean(expert.weight)), hashes[expert.name])
+        for expert in recipe.experts
+    ]
     return RecipeRecord(
         method=recipe.method,
         inputs=(base, *experts),
