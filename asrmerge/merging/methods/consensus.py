@@ -36,6 +36,7 @@ class Consensus:
 
     name = "consensus"
     needs_base = True
+    elementwise = True
     parameters = ConsensusParameters
 
     def merge(self, block: Block, parameters: ConsensusParameters) -> Tensor:

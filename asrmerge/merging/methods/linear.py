@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from pydantic import Field
 from torch import Tensor
 
 from asrmerge.errors import ConfigError
@@ -11,13 +12,13 @@ from asrmerge.merging.block import Block, Parameters
 
 
 class LinearParameters(Parameters):
-    normalize: bool = True  # divide the weights by their sum
+    normalize: bool = Field(default=True, description="Divide the weights by their sum.")
 
 
 class Linear:
-    """Σ wₜθₜ, by default with the weights divided by their sum.
+    """Weighted mean of the experts.
 
-    Model soups (Wortsman et al., arXiv 2203.05482); with wₜ = nₜ the FedAvg mean (McMahan et al., arXiv 1602.05629); between the
+    Σ wₜθₜ, by default with the weights divided by their sum. Model soups (Wortsman et al., arXiv 2203.05482); with wₜ = nₜ the FedAvg mean (McMahan et al., arXiv 1602.05629); between the
     base, given as an expert, and one fine-tune, WiSE-FT (Wortsman et al., arXiv 2109.01903).
 
     Invariants: the order of the experts does not matter; a one-hot weight returns that expert; identical experts come back

@@ -33,6 +33,7 @@ class Lines:
 
     name = "lines"
     needs_base = True
+    elementwise = True
     parameters = LinesParameters
 
     def merge(self, block: Block, parameters: LinesParameters) -> Tensor:

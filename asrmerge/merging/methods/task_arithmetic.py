@@ -10,11 +10,13 @@ from asrmerge.merging.block import Block, Parameters, add_scaled
 
 
 class TaskArithmeticParameters(Parameters):
-    scale: float = Field(default=1.0, ge=-10.0, le=10.0)  # λ, common to all experts
+    scale: float = Field(default=1.0, ge=-10.0, le=10.0, description="λ, common to all experts.")
 
 
 class TaskArithmetic:
-    """θ₀ + λ Σ wₜτₜ, with τₜ = θₜ − θ₀. Weights may be negative: that unlearns (Ilharco et al., arXiv 2212.04089).
+    """Base plus the weighted sum of the task vectors.
+
+    θ₀ + λ Σ wₜτₜ, with τₜ = θₜ − θ₀. Weights may be negative: that unlearns (Ilharco et al., arXiv 2212.04089).
 
     Invariants: the order of the experts does not matter; zero weights or zero scale return the base; one expert with
     λw = 1 comes back; identical experts come back unchanged if and only if λ Σ wₜ = 1.

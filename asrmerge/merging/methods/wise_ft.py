@@ -26,6 +26,7 @@ class WiseFt:
 
     name = "wise_ft"
     needs_base = True
+    elementwise = True
     parameters = WiseFtParameters
 
     def merge(self, block: Block, parameters: WiseFtParameters) -> Tensor:
