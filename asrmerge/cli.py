@@ -73,25 +73,52 @@ def run(
 def merge(
     recipe: Annotated[Path, typer.Argument(help="A merge recipe in YAML: method, base, experts with weights, parameters.")],
     output: Annotated[Path, typer.Argument(help="Folder for the merged checkpoint.")],
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads; by default one per processor.")] = None,
 ) -> None:
     """Merge checkpoints by a recipe into a folder that from_pretrained loads."""
-    _quiet_libraries()
     from asrmerge.merging.engine import merge_to_folder
     from asrmerge.merging.recipe import Recipe
+    from asrmerge.progress import ProgressView
 
-    merge_to_folder(Recipe.read(recipe), output)
+    with ProgressView() as view:
+        merge_to_folder(Recipe.read(recipe), output, workers=workers, on_progress=view.task("merging"))
     typer.echo(f"merged model  {output}")
 
 
 @app.command()
-def methods() -> None:
-    """List the merge methods."""
-    _quiet_libraries()
-    from asrmerge.merging.registry import find_methods
+def inspect(
+    experts: Annotated[list[str], typer.Argument(help="NAME=MODEL for each fine-tune: a folder, hub id or embedded:NAME.")],
+    base: Annotated[str | None, typer.Option("--base", "-b", help="The model that was fine-tuned.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write heat maps to this HTML file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write all figures to this JSON file.")] = None,
+) -> None:
+    """Compare models before merging: architecture, base, norms, cosines and sign conflicts of task vectors."""
+    from rich.console import Console
 
-    for name, method in sorted(find_methods().items()):
-        first = (type(method).__doc__ or "").strip().splitlines()
-        typer.echo(f"{name:18} {first[0] if first else ''}{'  (needs a base)' if method.needs_base else ''}")
+    from asrmerge.errors import ConfigError
+    from asrmerge.progress import ProgressView
+
+    named = dict(expert.partition("=")[::2] for expert in experts)
+    if len(named) < len(experts) or not all(name and model for name, model in named.items()):
+        raise ConfigError("inspect: write each expert as NAME=MODEL, every name once.")
+    from asrmerge.inspection.inspecting import run_inspection
+    from asrmerge.inspection.tables import inspection_table, table_width
+
+    with ProgressView() as view:
+        inspection = run_inspection(base, named, html, json, view.task("inspecting"))
+    console = Console()
+    console.width = max(console.width, table_width(inspection))
+    console.print(inspection_table(inspection))
+    if not inspection.compatible:
+        raise typer.Exit(2)
+
+
+@app.command()
+def methods(name: Annotated[str | None, typer.Argument(help="Explain this method.")] = None) -> None:
+    """List the merge methods, for models and for LoRA adapters, or explain one: formula, source, parameters."""
+    from asrmerge.catalogue import describe_method, list_methods
+
+    typer.echo(list_methods() if name is None else describe_method(name))
 
 
 @app.command()

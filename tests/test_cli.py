@@ -14,7 +14,9 @@ from reference.tiny_models import fine_tuned, save, tiny_model
 from safetensors.torch import load_file
 
 from asrmerge import __version__, cli
+from asrmerge.adapters.registry import find_adapter_methods
 from asrmerge.content import content_folder
+from asrmerge.merging.registry import find_methods
 
 Outcome = tuple[int, str, str]  # exit code, standard output, standard error
 RunCommand = Callable[..., Outcome]
@@ -43,9 +45,42 @@ def test_the_version_is_the_packages(command: RunCommand) -> None:
 def test_methods_are_listed_with_what_they_do(command: RunCommand) -> None:
     code, out, _ = command("methods")
     assert code == 0
-    lines = {line.split()[0]: line for line in out.splitlines()}
+    lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    assert {*find_methods(), *find_adapter_methods()} <= set(lines)
     assert "(needs a base)" in lines["task_arithmetic"] and "(needs a base)" not in lines["linear"]
-    assert all(len(line.split()) > 2 for line in lines.values())
+    assert all(len(line.split()) > 2 for name, line in lines.items() if name in find_methods())
+    assert "density=0.2, scope=model" in out
+
+
+@pytest.mark.parametrize("name", ["karcher", "product", "ties"])
+def test_a_method_is_explained(command: RunCommand, name: str) -> None:
+    code, out, _ = command("methods", name)
+    parameters = {**find_methods(), **find_adapter_methods()}[name].parameters.model_fields
+    assert code == 0 and out.startswith(name) and "arXiv" in out
+    for key, field in parameters.items():
+        assert f"  {key}: " in out and str(field.description) in out
+    assert ("tolerance: float > 0.0 and ≤ 1.0, default 1e-05" in out) == (name == "karcher")
+    assert ("rank: max | lossless | int, default max" in out) == (name == "product")
+
+
+def test_an_unknown_method_is_answered_with_the_nearest(command: RunCommand) -> None:
+    code, out, error = command("methods", "karchre")
+    assert (code, out) == (2, "") and "unknown merge method 'karchre'; did you mean 'karcher'?" in error
+
+
+def test_inspect_tells_fine_tunes_from_strangers(command: RunCommand, tmp_path: Path) -> None:
+    base, legal, stranger = (
+        save(model, tmp_path / name)
+        for name, model in [("base", tiny_model("ctc")), ("legal", fine_tuned("ctc", 1)), ("odd", tiny_model("whisper"))]
+    )
+    code, out, _ = command(
+        "inspect", f"legal={legal}", "--base", base, "--html", tmp_path / "a.html", "--json", tmp_path / "a.json"
+    )
+    assert code == 0 and "legal" in out and (tmp_path / "a.html").stat().st_size and (tmp_path / "a.json").stat().st_size
+    code, out, _ = command("inspect", f"legal={legal}", f"odd={stranger}", "--base", base)
+    assert code == 2 and "odd" in out
+    code, _, error = command("inspect", str(legal), "--base", base)
+    assert code == 2 and "write each expert as NAME=MODEL" in error
 
 
 def test_domains_are_listed_with_their_terms(command: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

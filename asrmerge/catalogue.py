@@ -1,0 +1,84 @@
+"""The merge methods in words: what `asrmerge methods` prints."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from asrmerge.adapters.registry import find_adapter_methods
+from asrmerge.errors import ConfigError
+from asrmerge.merging.registry import find_methods
+from asrmerge.validation import suggest
+
+_BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+
+
+def list_methods() -> str:
+    """Every method with its summary, what it needs and its parameters' names."""
+    models = find_methods()
+    adapters = find_adapter_methods()
+    width = max(map(len, [*models, *adapters])) + 2
+    lines = ["Whole models, and LoRA adapters over their base:"]
+    for name, method in models.items():
+        needs = "  (needs a base)" if method.needs_base else ""
+        lines += [f"  {name:{width}}{_summary(method)}{needs}", *_parameter_line(method, width)]
+    lines += ["", "LoRA adapters into one adapter or full weights:"]
+    for name, adapter_method in adapters.items():
+        lines += [f"  {name:{width}}{_summary(adapter_method)}", *_parameter_line(adapter_method, width)]
+    return "\n".join(lines)
+
+
+def describe_method(name: str) -> str:
+    """What one method does, by which formula and source, and its parameters.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    known: dict[str, Any] = {**find_adapter_methods(), **find_methods()}
+    if name not in known:
+        raise ConfigError(f"unknown merge method '{name}'; {suggest(name, known)}.")
+    method = known[name]
+    needs = "a base and experts" if getattr(method, "needs_base", False) else "experts"
+    if name not in find_methods():
+        needs = "LoRA adapters of one base"
+    lines = [name, "", inspect.cleandoc(type(method).__doc__ or ""), "", f"Needs: {needs}.", "", "Parameters:"]
+    fields = method.parameters.model_fields
+    lines += [_describe(key, field) for key, field in fields.items()] or ["  none"]
+    return "\n".join(lines)
+
+
+def _summary(method: Any) -> str:
+    return (inspect.getdoc(type(method)) or "").partition("\n")[0]
+
+
+def _parameter_line(method: Any, width: int) -> Iterable[str]:
+    parameters: type[BaseModel] = method.parameters
+    if parameters.model_fields:
+        shown = ", ".join(f"{name}={_shown(field.default)}" for name, field in parameters.model_fields.items())
+        yield f"  {'':{width}}{shown}"
+
+
+def _describe(name: str, field: FieldInfo) -> str:
+    return f"  {name}: {_kind(field)}, default {_shown(field.default)}\n      {field.description or ''}".rstrip()
+
+
+def _kind(field: FieldInfo) -> str:
+    annotation = field.annotation
+    bounds = [f"{_BOUNDS[key]} {getattr(item, key)}" for item in field.metadata for key in _BOUNDS if hasattr(item, key)]
+    return f"{_type(annotation)} {' and '.join(bounds)}".rstrip()
+
+
+def _type(annotation: Any) -> str:
+    if isinstance(annotation, (str, int)):
+        return str(annotation)  # a choice of a Literal
+    if get_origin(annotation) is Annotated:
+        return _type(get_args(annotation)[0])
+    return " | ".join(map(_type, get_args(annotation))) or str(getattr(annotation, "__name__", annotation))
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
