@@ -88,6 +88,12 @@ class AdaptedCheckpoint(Checkpoint):
         module = name.removesuffix(".weight")
         return adapted_weight(weight, self.adapter.factors(module), self.adapter.magnitude(module))
 
+    def read_elements(self, name: str, start: int, stop: int) -> Tensor:
+        """Elements ``start`` to ``stop`` of the flattened parameter; of an adapted one, from the whole of it."""
+        if name in self._replaced or name in self._adapted:
+            return self.read(name).flatten()[start:stop]
+        return self.base.read_elements(name, start, stop)
+
     def hash(self) -> str:
         """SHA-256 of the base's and the adapter's hashes."""
         return hashlib.sha256(f"{self.base.hash()}\n{self.adapter.hash()}".encode()).hexdigest()

@@ -14,6 +14,7 @@ from torch import Tensor
 from asrmerge.checkpoints.hub import locate
 from asrmerge.checkpoints.names import canonical_name, tied_names
 from asrmerge.checkpoints.storage import WeightFile, find_weight_files, open_weight_file, read_json
+from asrmerge.checkpoints.vocabulary import read_vocabulary
 from asrmerge.errors import CheckpointError
 
 
@@ -38,12 +39,17 @@ class Checkpoint:
 
     @classmethod
     def open(cls, source: str | Path, revision: str | None = None) -> Checkpoint:
-        """Open a local folder or a hub id: safetensors or ``pytorch_model.bin``, whole or sharded.
+        """Open a local folder or a hub id: safetensors or ``pytorch_model.bin``, whole or sharded; or a LoRA adapter, over the
+        base that it names.
 
         Raises:
             CheckpointError: missing, incomplete or corrupt; the message names the file and the remedy.
         """
         folder = locate(source, revision)
+        if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+            from asrmerge.adapters import open_adapted  # here, because adapters are built on checkpoints
+
+            return open_adapted(source, revision=revision)
         config = read_json(folder / "config.json")
         files = find_weight_files(folder)
         return cls(str(source), folder, config, files, _index(files, tied_names(config)))
@@ -57,6 +63,15 @@ class Checkpoint:
     def model_type(self) -> str:
         """The transformers model type, such as ``whisper`` or ``wav2vec2``; empty where the configuration has none."""
         return str(self.config.get("model_type", ""))
+
+    def vocabulary(self) -> dict[int, str] | None:
+        """Row of the head or of the embedding → token; None where no file says it.
+
+        Raises:
+            CheckpointError: the tokenizer's files are corrupt.
+        """
+        rows = self.config.get("vocab_size")
+        return read_vocabulary(self.folder, rows if isinstance(rows, int) else None)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a parameter, from the file's header."""

@@ -40,7 +40,7 @@ def _fetch(identifier: str, revision: str | None) -> Path:
     folder = Path()
     try:
         # Pickled weights are fetched only where there is no safetensors file: most repositories hold both.
-        for weights in ("model*.safetensors*", "pytorch_model*.bin*"):
+        for weights in ("model*.safetensors*", "pytorch_model*.bin*", "adapter_model*"):
             patterns = [*_BESIDE_WEIGHTS, weights]
             folder = Path(snapshot_download(identifier, revision=revision, allow_patterns=patterns, ignore_patterns=_VARIANTS))
             if next(folder.glob(weights), None) is not None:

@@ -18,8 +18,9 @@ class LinearParameters(Parameters):
 class Linear:
     """Weighted mean of the experts.
 
-    Σ wₜθₜ, by default with the weights divided by their sum. Model soups (Wortsman et al., arXiv 2203.05482); with wₜ = nₜ the FedAvg mean (McMahan et al., arXiv 1602.05629); between the
-    base, given as an expert, and one fine-tune, WiSE-FT (Wortsman et al., arXiv 2109.01903).
+    Σ wₜθₜ, by default with the weights divided by their sum. Model soups (Wortsman et al., arXiv 2203.05482); with wₜ = nₜ the
+    FedAvg mean (McMahan et al., arXiv 1602.05629); between the base, given as an expert, and one fine-tune, WiSE-FT (Wortsman et
+    al., arXiv 2109.01903).
 
     Invariants: the order of the experts does not matter; a one-hot weight returns that expert; identical experts come back
     unchanged where the weights sum to 1, as they do when normalised.
