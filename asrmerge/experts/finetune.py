@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from asrmerge.errors import ManifestError
 from asrmerge.experts.batches import length_batches, plan_batches
+from asrmerge.experts.perturbation import change_speed
 from asrmerge.experts.settings import FinetuneSettings
 from asrmerge.experts.transcripts import TranscriptStyle, restyle
 from asrmerge.files import atomic_folder, write_json
@@ -87,13 +88,14 @@ def finetune(
     loader: DataLoader[Any] = DataLoader(plan, batch_size=None, collate_fn=None)  # type: ignore[arg-type]
     module, optimizer, loader, schedule = accelerator.prepare(_Loss(recognizer), optimizer, loader, schedule)
     inputs = _Inputs(recognizer, cached=settings.freeze == "encoder")
+    speeds = _Speeds(settings.speed, seed)
     record = TrainingRecord(seed=seed)
     judge = _Judge(recognizer, inputs, audio.validation, settings, record)
     judge.look(0)
     recent: list[float] = []
     for step, batch in enumerate(loader, start=1):
         recognizer.model.train()
-        loss = module(inputs.of(batch))
+        loss = module(inputs.of(batch, speeds))
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(trained, settings.gradient_norm)
         optimizer.step()
@@ -135,12 +137,14 @@ class _Inputs:
         self._states: dict[Path, Tensor] = {}
         self._bytes = 0
 
-    def of(self, batch: Sequence[Utterance]) -> dict[str, Any]:
+    def of(self, batch: Sequence[Utterance], speeds: _Speeds | None = None) -> dict[str, Any]:
         labels = self._recognizer.labels([utterance.text for utterance in batch])
         if self._encoder is not None:
             states = torch.cat([self._encoded(utterance) for utterance in batch])
             return {"batch": {"labels": labels}, "encoder_states": states}
         samples = [read_audio(utterance.audio, self._recognizer.sampling_rate) for utterance in batch]
+        if speeds is not None:
+            samples = speeds.change(samples, self._recognizer)
         return {"batch": {**self._recognizer.features(samples), "labels": labels}}
 
     def _encoded(self, utterance: Utterance) -> Tensor:
@@ -152,6 +156,24 @@ class _Inputs:
             if self._bytes <= _CACHE_BYTES:
                 self._states[utterance.audio] = states
         return states
+
+
+class _Speeds:
+    """Plays training audio at random speeds, never longer than the model's window."""
+
+    def __init__(self, share: float, seed: int) -> None:
+        self._share = share
+        self._generator = np.random.default_rng(seed)
+
+    def change(self, audio: Sequence[np.ndarray], recognizer: Recognizer) -> list[np.ndarray]:
+        if not self._share:
+            return list(audio)
+        longest = int((recognizer.window_seconds or 3600) * recognizer.sampling_rate)
+        changed = []
+        for samples in audio:
+            factor = max(self._generator.uniform(1 - self._share, 1 + self._share), len(samples) / longest)
+            changed.append(change_speed(samples, factor)[:longest])  # resampling rounds its length up
+        return changed
 
 
 class _Judge:

@@ -85,6 +85,20 @@ def test_the_loss_falls_and_what_is_written_is_what_was_measured(
     assert validation_loss(tmp_path / "out", audio.validation) == pytest.approx(losses[record.best_step], rel=1e-4)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_speeds_are_heard_while_training_only(
+    family: str, bases: Mapping[str, str], audio: TrainingAudio, tmp_path: Path
+) -> None:
+    window = load_recognizer(bases[family]).window_seconds
+    long = tones(tmp_path, "long", 4, 3, seconds=window or 0.5)  # slower than this, they would not fit
+    faster = QUICK.model_copy(update={"speed": 0.2})
+    heard = TrainingAudio([*audio.domain, *long], audio.general, audio.validation)
+    one, two = (finetune(bases[family], heard, tmp_path / name, faster, seed=1) for name in ("one", "two"))
+    plain = finetune(bases[family], heard, tmp_path / "plain", QUICK, seed=1)
+    assert one == two and not changed(tmp_path / "one", tmp_path / "two")
+    assert one.validation_loss[0] == plain.validation_loss[0] and one.loss != plain.loss
+
+
 def test_plain_transcripts_are_learnt_as_if_written_so(bases: Mapping[str, str], audio: TrainingAudio, tmp_path: Path) -> None:
     def written(utterances: Any) -> list[Utterance]:
         return [replace(one, text=one.text.title() + "!") for one in utterances]
