@@ -146,6 +146,16 @@ def test_group_is_the_mean_of_its_concatenated_tensors(method, space):
         close(join(merged).numpy(), expected.numpy(), 1e-6)
 
 
+def test_groups_may_have_weights_of_their_own():
+    made = grouped([(3, 4), (5,), (2, 2)], ["encoder.0", "encoder.0", "encoder.1"], np.random.default_rng(5))
+    chosen = [Block(**{**vars(each), "weights": [1, 0, 0] if each.place.group == "encoder.0" else [0, 0, 1]}) for each in made]
+    parameters = KARCHER.parameters(block="group")
+    prepared = KARCHER.prepare(lambda: iter(chosen), parameters)
+    for each in chosen:
+        merged = KARCHER.merge(Block(**{**vars(each), "prepared": prepared}), parameters)
+        close(merged.numpy(), each.experts[each.weights.index(1)].numpy(), 1e-6)
+
+
 def test_prepare_is_for_groups_only(caplog):
     def never():
         raise AssertionError("read the model for nothing")

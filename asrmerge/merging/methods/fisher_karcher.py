@@ -11,7 +11,7 @@ from torch import Tensor
 from asrmerge.errors import ConfigError
 from asrmerge.merging.block import Block
 from asrmerge.merging.methods._sphere import Vectors, read_vectors
-from asrmerge.merging.methods.karcher import KarcherParameters, merge_vectors, prepare_groups
+from asrmerge.merging.methods.karcher import Group, KarcherParameters, merge_vectors, prepare_groups
 
 
 class FisherKarcherParameters(KarcherParameters):
@@ -41,7 +41,7 @@ class FisherKarcher:
     needs_base = False
     parameters = FisherKarcherParameters
 
-    def prepare(self, blocks: Callable[[], Iterator[Block]], parameters: FisherKarcherParameters) -> dict[str, Tensor] | None:
+    def prepare(self, blocks: Callable[[], Iterator[Block]], parameters: FisherKarcherParameters) -> dict[Group, Tensor] | None:
         """Coefficients of the layer groups, where groups are averaged.
 
         Raises:

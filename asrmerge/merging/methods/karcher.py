@@ -27,6 +27,9 @@ from asrmerge.merging.methods._sphere import (
 logger = logging.getLogger(__name__)
 
 
+Group = tuple[str, tuple[float, ...]]  # name and weights
+
+
 class KarcherParameters(Parameters):
     block: Literal["tensor", "row", "group"] = Field(
         default="tensor",
@@ -104,19 +107,19 @@ def karcher_mean(gram: Tensor, weights: Sequence[float], maximum_iterations: int
     return KarcherMean(coefficients, radius, iterations)
 
 
-def prepare_groups(name: str, pairs: Iterable[tuple[Block, Vectors]], parameters: KarcherParameters) -> dict[str, Tensor]:
+def prepare_groups(name: str, pairs: Iterable[tuple[Block, Vectors]], parameters: KarcherParameters) -> dict[Group, Tensor]:
     """Coefficients [1, T] of each layer group, whose Gram matrix is the sum of its tensors'.
+
+    Where weights differ inside of a group, as over the depth, its tensors of the same weights are a group of their own.
 
     Raises:
         ConfigError: unusable weights.
     """
-    grams: dict[str, Tensor] = {}
-    weights: list[float] = []
+    grams: dict[Group, Tensor] = {}
     for block, vectors in pairs:
-        weights = normalize_weights(name, block.weights)
-        gram, group = vectors.gram(), block.place.group
+        group, gram = _group(name, block), vectors.gram()
         grams[group] = grams[group] + gram if group in grams else gram
-    return {group: _coefficients(name, group, gram, weights, parameters) for group, gram in grams.items()}
+    return {group: _coefficients(name, group[0], gram, group[1], parameters) for group, gram in grams.items()}
 
 
 def merge_vectors(name: str, block: Block, vectors: Vectors, parameters: KarcherParameters) -> Tensor:
@@ -130,7 +133,11 @@ def merge_vectors(name: str, block: Block, vectors: Vectors, parameters: Karcher
         return vectors.combine(_coefficients(name, block.name, vectors.gram(), weights, parameters))
     if block.prepared is None:
         raise ConfigError(f"{name} of layer groups needs the whole model first: call prepare, or set block to tensor or row.")
-    return vectors.combine(block.prepared[block.place.group])
+    return vectors.combine(block.prepared[_group(name, block)])
+
+
+def _group(name: str, block: Block) -> Group:
+    return block.place.group, tuple(normalize_weights(name, block.weights))
 
 
 def _coefficients(name: str, place: str, gram: Tensor, weights: Sequence[float], parameters: KarcherParameters) -> Tensor:
@@ -178,7 +185,7 @@ class Karcher:
     needs_base = False
     parameters = KarcherParameters
 
-    def prepare(self, blocks: Callable[[], Iterator[Block]], parameters: KarcherParameters) -> dict[str, Tensor] | None:
+    def prepare(self, blocks: Callable[[], Iterator[Block]], parameters: KarcherParameters) -> dict[Group, Tensor] | None:
         """Coefficients of the layer groups, where groups are averaged.
 
         Raises:
