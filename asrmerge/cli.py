@@ -71,15 +71,20 @@ def run(
 
 @app.command()
 def merge(
-    recipe: Annotated[Path, typer.Argument(help="A merge recipe in YAML: method, base, experts with weights, parameters.")],
+    recipe: Annotated[Path, typer.Argument(help="A recipe in YAML: method, base, experts, parameters; or mergekit's.")],
     output: Annotated[Path, typer.Argument(help="Folder for the merged checkpoint.")],
     workers: Annotated[int | None, typer.Option(min=1, help="Threads; by default one per processor.")] = None,
 ) -> None:
-    """Merge checkpoints by a recipe into a folder that from_pretrained loads."""
+    """Merge checkpoints, or LoRA adapters, by a recipe into a folder that from_pretrained loads."""
+    from asrmerge.adapters.recipe import merge_adapters_to_folder, read_adapter_recipe
     from asrmerge.merging.engine import merge_to_folder
     from asrmerge.merging.recipe import Recipe
     from asrmerge.progress import ProgressView
 
+    if (adapters := read_adapter_recipe(recipe)) is not None:
+        merge_adapters_to_folder(adapters, output)
+        typer.echo(f"merged {'adapter' if adapters.output == 'adapter' else 'model  '} {output}")
+        return
     with ProgressView() as view:
         merge_to_folder(Recipe.read(recipe), output, workers=workers, on_progress=view.task("merging"))
     typer.echo(f"merged model  {output}")

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from asrmerge.checkpoints.checkpoint import Checkpoint
 from asrmerge.checkpoints.finite import is_finite
-from asrmerge.checkpoints.vocabulary import read_vocabulary
 from asrmerge.errors import CheckpointError, IncompatibleError
 
 # Settings that change what the weights mean without changing any shape.
@@ -31,10 +30,20 @@ _MEANING = (
 
 
 _ONE_BASE = "merge fine-tunes of one base only"
+# Whisper's vocabularies: English-only models have one token less than multilingual ones, the third generation one language more.
+_ENGLISH_TOKENS, _V3_TOKENS, _V3_BANDS = 51864, 51866, 128
+_SMALLEST_WHISPER = 51000
+_NEWEST_LANGUAGE = "<|yue|>"
+_GENERATIONS = (
+    "they are different Whisper generations (v3 has 128 mel bins, not 80, and one language token more, which moves the tokens "
+    "after it)"
+)
 
 
 @dataclass(frozen=True)
-class _Named:
+class Named:
+    """A checkpoint as messages call it: by its label and its folder."""
+
     label: str
     checkpoint: Checkpoint
 
@@ -52,7 +61,7 @@ def check_compatible(checkpoints: Sequence[Checkpoint], labels: Sequence[str] | 
         IncompatibleError: the first difference, with what to do.
     """
     shown = labels if labels is not None else [checkpoint.label for checkpoint in checkpoints]
-    named = [_Named(label, checkpoint) for label, checkpoint in zip(shown, checkpoints, strict=True)]
+    named = [Named(label, checkpoint) for label, checkpoint in zip(shown, checkpoints, strict=True)]
     for one in named:
         _check_unquantised(one)
     for other in named[1:]:
@@ -69,20 +78,20 @@ def read_finite(checkpoint: Checkpoint, name: str, label: str | None = None, ele
     tensor = checkpoint.read(name) if elements is None else checkpoint.read_elements(name, *elements)
     if not is_finite(tensor):
         raise CheckpointError(
-            f"{name} in {_Named(label or checkpoint.label, checkpoint)} holds NaN or Inf: the training diverged or overflowed; "
+            f"{name} in {Named(label or checkpoint.label, checkpoint)} holds NaN or Inf: the training diverged or overflowed; "
             "take an earlier checkpoint or leave this expert out."
         )
     return tensor
 
 
-def _check_unquantised(one: _Named) -> None:
+def _check_unquantised(one: Named) -> None:
     if one.checkpoint.config.get("quantization_config"):
         raise IncompatibleError(
             f"{one} is quantised (its config.json says so) and can't be averaged: give the unquantised checkpoint."
         )
 
 
-def _check_model(first: _Named, other: _Named) -> None:
+def _check_model(first: Named, other: Named) -> None:
     one, two = first.checkpoint.config, other.checkpoint.config
     for key in ("model_type", "architectures"):
         if one.get(key) != two.get(key):
@@ -97,20 +106,10 @@ def _check_model(first: _Named, other: _Named) -> None:
             )
 
 
-def _check_vocabulary(first: _Named, other: _Named) -> None:
-    sizes = [one.checkpoint.config.get("vocab_size") for one in (first, other)]
-    if first.checkpoint.model_type == "whisper" and sizes[0] != sizes[1]:
-        # 51864 tokens are the English-only models; multilingual ones have one or two rows more, so every later token shifts.
-        mixed = (
-            "one is English-only, the other multilingual; "
-            if 51864 in sizes and min(map(int, filter(None, sizes))) > 51000
-            else ""
-        )
-        raise IncompatibleError(
-            f"Whisper's vocabulary has {sizes[0]} tokens in {first} and {sizes[1]} in {other}: {mixed}"
-            "their rows are different tokens, so merge fine-tunes of the same Whisper."
-        )
-    one, two = read_vocabulary(first.checkpoint), read_vocabulary(other.checkpoint)
+def _check_vocabulary(first: Named, other: Named) -> None:
+    if first.checkpoint.model_type == "whisper":
+        _check_whisper(first, other)
+    one, two = first.checkpoint.vocabulary(), other.checkpoint.vocabulary()
     if (one is None) != (two is None):
         without, having = (first, other) if one is None else (other, first)
         raise IncompatibleError(
@@ -121,17 +120,43 @@ def _check_vocabulary(first: _Named, other: _Named) -> None:
         return
     for number in sorted(one.keys() | two.keys()):
         if one.get(number) != two.get(number):
+            # The newest language: every token after it has another number before the third generation.
+            mixed = (_NEWEST_LANGUAGE in one.values()) != (_NEWEST_LANGUAGE in two.values())
+            generations = "these are the tokenizers of different Whisper generations, v3 and an earlier one; " if mixed else ""
             raise IncompatibleError(
                 f"token {number} of the vocabulary is {_quoted(one.get(number))} in {first} "
-                f"and {_quoted(two.get(number))} in {other}: fine-tune with one tokenizer, or leave one of them out."
+                f"and {_quoted(two.get(number))} in {other}: {generations}fine-tune with one tokenizer, or leave one of them out."
             )
+
+
+def _check_whisper(first: Named, other: Named) -> None:
+    configs = first.checkpoint.config, other.checkpoint.config
+    sizes = [config.get("vocab_size") for config in configs]
+    bands = [config.get("num_mel_bins") for config in configs]
+    v3 = [size == _V3_TOKENS or band == _V3_BANDS for size, band in zip(sizes, bands, strict=True)]
+    if sizes[0] != sizes[1]:
+        reason = ""
+        if _ENGLISH_TOKENS in sizes and min(map(int, filter(None, sizes))) > _SMALLEST_WHISPER:
+            reason = "one is English-only, the other multilingual; "
+        elif v3[0] != v3[1]:
+            reason = f"{_GENERATIONS}; "
+        raise IncompatibleError(
+            f"Whisper's vocabulary has {sizes[0]} tokens in {first} and {sizes[1]} in {other}: {reason}"
+            "their rows are different tokens, so merge fine-tunes of the same Whisper."
+        )
+    if bands[0] != bands[1]:
+        reason = f"{_GENERATIONS}, so " if v3[0] != v3[1] else ""
+        raise IncompatibleError(
+            f"config.json says num_mel_bins {bands[0]} in {first} and {bands[1]} in {other}: {reason}"
+            "merge fine-tunes of the same Whisper."
+        )
 
 
 def _quoted(token: str | None) -> str:
     return "absent" if token is None else repr(token)
 
 
-def _check_names(first: _Named, other: _Named) -> None:
+def _check_names(first: Named, other: Named) -> None:
     one, two = set(first.checkpoint.names), set(other.checkpoint.names)
     for having, without, names in ((first, other, one - two), (other, first, two - one)):
         if names:
@@ -141,7 +166,7 @@ def _check_names(first: _Named, other: _Named) -> None:
             )
 
 
-def _check_tensors(first: _Named, other: _Named) -> None:
+def _check_tensors(first: Named, other: Named) -> None:
     for name in first.checkpoint.names:
         shapes = [one.checkpoint.shape(name) for one in (first, other)]
         if shapes[0] != shapes[1]:

@@ -7,6 +7,7 @@ https://github.com/huggingface/safetensors.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -143,6 +144,12 @@ class SafetensorsWriter:
     """
 
     def __init__(self, path: Path, specs: Mapping[str, TensorSpec]) -> None:
+        """Reserve the whole file.
+
+        Raises:
+            OSError: it names the file; there is no room for it, or the folder is not writable.
+        """
+        self._path = path
         self._specs = dict(specs)
         self._offsets: dict[str, int] = {}
         self._missing = {name: spec.elements for name, spec in specs.items()}
@@ -162,7 +169,7 @@ class SafetensorsWriter:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
             self._put(struct.pack("<Q", len(text)) + text, 0)
-            os.ftruncate(self._descriptor, self._start + position)
+            self._reserve(self._start + position)
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -176,7 +183,11 @@ class SafetensorsWriter:
             raise AssertionError(f"never written: {', '.join(sorted(missing))}")
 
     def write(self, name: str, tensor: Tensor, start: int = 0) -> None:
-        """Put ``tensor``, in the dtype of the specification, at element ``start`` of the flattened tensor ``name``."""
+        """Put ``tensor``, in the dtype of the specification, at element ``start`` of the flattened tensor ``name``.
+
+        Raises:
+            OSError: it names the file.
+        """
         spec = self._specs[name]
         assert tensor.dtype == spec.dtype and start + tensor.numel() <= spec.elements, name
         if tensor.numel():
@@ -185,8 +196,22 @@ class SafetensorsWriter:
         with self._lock:
             self._missing[name] -= tensor.numel()
 
+    def _reserve(self, size: int) -> None:
+        """A full disk shows before the work, where the file system can tell."""
+        try:
+            os.posix_fallocate(self._descriptor, 0, size)
+        except AttributeError:  # not on every system
+            os.ftruncate(self._descriptor, size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise OSError(error.errno, error.strerror, str(self._path)) from error
+            os.ftruncate(self._descriptor, size)
+
     def _put(self, content: bytes | memoryview, offset: int) -> None:
         view = memoryview(content)
         while view:
-            count = os.pwrite(self._descriptor, view, offset)
+            try:
+                count = os.pwrite(self._descriptor, view, offset)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(self._path)) from error
             view, offset = view[count:], offset + count

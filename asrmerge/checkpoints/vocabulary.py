@@ -5,29 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from asrmerge.checkpoints.checkpoint import Checkpoint
 from asrmerge.checkpoints.storage import read_json
 from asrmerge.errors import CheckpointError
 
 
-def read_vocabulary(checkpoint: Checkpoint) -> dict[int, str] | None:
-    """Row number → token, from tokenizer.json, or from vocab.json and added_tokens.json; None without any of them.
+def read_vocabulary(folder: Path, rows: int | None = None) -> dict[int, str] | None:
+    """Row number → token, from tokenizer.json, or from vocab.json and the tokens added to it; None without either file.
 
-    Token numbers beyond the model's ``vocab_size`` have no row and are left out, so files that list such tokens and
-    files that don't read the same.
+    Token numbers from ``rows`` on have no row in the model and are left out, so files that list such tokens and files that
+    don't read the same.
 
     Raises:
         CheckpointError: a file is corrupt or not of the known form.
     """
-    tokens = _tokens(checkpoint.folder)
+    tokens = _tokens(folder)
     if tokens is None:
         return None
-    rows = checkpoint.config.get("vocab_size")
-    return {number: token for token, number in tokens.items() if not isinstance(rows, int) or number < rows}
+    return {number: token for token, number in tokens.items() if rows is None or number < rows}
 
 
 def _tokens(folder: Path) -> dict[str, int] | None:
-    fast, slow, added = (folder / name for name in ("tokenizer.json", "vocab.json", "added_tokens.json"))
+    fast, slow, added, settings = (
+        folder / name for name in ("tokenizer.json", "vocab.json", "added_tokens.json", "tokenizer_config.json")
+    )
     if fast.is_file():
         content = read_json(fast)
         try:
@@ -41,9 +41,24 @@ def _tokens(folder: Path) -> dict[str, int] | None:
         return None
     try:
         tokens = _numbered(read_json(slow))
-        return tokens | (_numbered(read_json(added)) if added.is_file() else {})
+        tokens |= _numbered(read_json(added)) if added.is_file() else {}
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{slow} must map tokens to numbers ({error}): save the tokenizer again.") from error
+    return tokens | (_later_added(settings, tokens) if settings.is_file() else {})
+
+
+def _later_added(settings: Path, known: dict[str, int]) -> dict[str, int]:
+    """What newer versions of transformers list in tokenizer_config.json only; vocab.json goes before it."""
+    try:
+        listed = {
+            str(entry["content"]): int(number) for number, entry in read_json(settings).get("added_tokens_decoder", {}).items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"added_tokens_decoder in {settings} must map numbers to tokens ({error!r}): save the tokenizer again."
+        ) from error
+    taken = set(known.values())
+    return {token: number for token, number in listed.items() if token not in known and number not in taken}
 
 
 def _numbered(content: Any) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -72,11 +73,13 @@ def checkpoint_writer(
     (name → text) go before the donor's files of the same name, and so does ``config`` before its config.json.
 
     Raises:
-        CheckpointError: ``folder`` holds something other than a checkpoint, or a value leaves the range of its dtype.
+        CheckpointError: ``folder`` holds something other than a checkpoint, there is no room for it, or a value leaves the range
+            of its dtype.
     """
     _check_replaceable(folder)
     shards = _plan_shards(specs, max_shard_bytes)
-    with atomic_folder(folder) as temporary:
+    size = sum(spec.nbytes for spec in specs.values())
+    with _room_for(folder, size), atomic_folder(folder) as temporary:
         _copy_beside_weights(donor, temporary)
         with ExitStack() as stack:
             yield CheckpointWriter(temporary, shards, stack)
@@ -113,6 +116,24 @@ def _check_replaceable(folder: Path) -> None:
             raise CheckpointError(f"{folder} holds something other than a checkpoint and is not replaced: give another folder.")
     elif folder.exists():
         raise CheckpointError(f"{folder} is a file and is not replaced: give the folder to write to.")
+
+
+@contextmanager
+def _room_for(folder: Path, size: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(folder.parent).free
+        raise CheckpointError(
+            f"there is no room for {folder}, so nothing was written: its weights take {_megabytes(size)} and {folder.parent} has "
+            f"{_megabytes(free)} free; make room, or give a folder on another disk."
+        ) from error
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
 
 
 def _copy_beside_weights(source: Path, target: Path) -> None:

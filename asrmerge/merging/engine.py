@@ -16,12 +16,15 @@ from torch import Tensor
 
 from asrmerge import __version__
 from asrmerge.checkpoints.checkpoint import Checkpoint
+from asrmerge.checkpoints.vocabulary_alignment import vocabulary_files
 from asrmerge.checkpoints.writing import PROVENANCE_FILE, RECIPE_FILE, CheckpointWriter, checkpoint_writer
 from asrmerge.errors import AsrmergeError, ConfigError
 from asrmerge.merging.block import Block, Method, Parameters
 from asrmerge.merging.budget import MemoryBudget
+from asrmerge.merging.layers import rewrite_config, rewrite_generation
 from asrmerge.merging.plan import MergePlan, PlannedUnit, plan_merge
 from asrmerge.merging.recipe import Recipe
+from asrmerge.merging.references import open_model
 
 PIECE = 1 << 19  # elements of a tensor that are merged at once where the method allows it: pieces stay in the processor's cache
 MEMORY = 1 << 30  # bytes of tensors in work at once, save that one parameter always fits
@@ -78,18 +81,24 @@ def merge_to_folder(
         CheckpointError: a model is missing, corrupt or not compatible, or ``output`` is something other than a checkpoint.
     """
     output = Path(output)
-    base = Checkpoint.open(recipe.base) if recipe.base is not None else None
-    experts = [Checkpoint.open(expert.model) for expert in recipe.experts]
+    base = open_model(recipe.base) if recipe.base is not None else None
+    experts = [open_model(expert.model) for expert in recipe.experts]
     for checkpoint in (base, *experts):
         if checkpoint is not None and checkpoint.folder.resolve() == output.resolve():
             raise ConfigError(f"{output} is one of the models to merge and would be replaced: give another output folder.")
     plan = plan_merge(recipe, base, experts)
     files = {expert.name: checkpoint for expert, checkpoint in zip(recipe.experts, experts, strict=True)}
     donor = plan.donor if recipe.donor in (None, "base") else files[recipe.donor]
-    extra = {RECIPE_FILE: recipe.to_yaml()}
+    extra, config = {RECIPE_FILE: recipe.to_yaml()}, None
+    if plan.layout is not None:
+        config = rewrite_config(donor.config, plan.layout)
+        extra |= rewrite_generation(donor.folder, plan.layout)
+    # The plan's models, because their heads may have been given one vocabulary.
+    planned = dict(zip(plan.names, plan.experts, strict=True)) | {"base": plan.donor}
+    extra |= vocabulary_files(planned.get(recipe.donor or "base", plan.donor), config)
     with (
         _workers(workers or _processors()) as pool,
-        checkpoint_writer(output, plan.specs, donor=donor.folder, extra_files=extra) as writer,
+        checkpoint_writer(output, plan.specs, donor=donor.folder, extra_files=extra, config=config) as writer,
     ):
         provenance = pool.submit(_provenance, recipe, base, experts, hashes or {})
         _merge_all(plan, writer, pool, on_progress)
@@ -155,7 +164,8 @@ def _merge_unit(plan: MergePlan, planned: PlannedUnit, prepared: object) -> Iter
     unit = planned.unit
     stored = plan.read_donor(unit)
     if unit.copied:
-        yield unit.name, stored[0]
+        for name, tensor in zip(unit.members, stored, strict=True):
+            yield name, tensor.to(plan.specs[name].dtype)
         return
     merged = merge_block(planned.method, plan.block(planned, stored, prepared), planned.parameters)
     for name, tensor in zip(unit.members, unit.decompose(merged, stored), strict=True):

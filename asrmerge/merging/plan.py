@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,11 +12,14 @@ from torch import Tensor
 from asrmerge.checkpoints.checkpoint import Checkpoint
 from asrmerge.checkpoints.compatibility import check_compatible, read_finite
 from asrmerge.checkpoints.safetensors_file import SafetensorsReader, TensorSpec
+from asrmerge.checkpoints.vocabulary_alignment import aligned
 from asrmerge.errors import ConfigError, IncompatibleError
 from asrmerge.merging.block import Block, Method, Parameters, Preparing, RestoredExperts
-from asrmerge.merging.recipe import Choice, Recipe
+from asrmerge.merging.layers import Layout, assemble, plan_layout, select_layers
+from asrmerge.merging.recipe import PASSTHROUGH, Choice, GroupRule, Recipe, has_part
 from asrmerge.merging.structure import Place, plan_places
 from asrmerge.merging.units import Unit, plan_units, unit_shapes
+from asrmerge.validation import suggest
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +47,8 @@ class PlannedUnit:
 class MergePlan:
     """The models, and what becomes of each parameter.
 
-    Experts are sorted by name, so that sums round alike whatever the order listed.
+    Experts are sorted by name, so that sums round alike whatever the order listed. With passthrough there is one expert, the
+    model put together.
     """
 
     base: Checkpoint | None
@@ -54,6 +58,7 @@ class MergePlan:
     donor: Checkpoint  # what names and dtypes are taken from: the base, or the first expert listed
     units: tuple[PlannedUnit, ...]
     specs: Mapping[str, TensorSpec]
+    layout: Layout | None = None  # the layers, where they are not the models' own
 
     def block(self, planned: PlannedUnit, stored: Sequence[Tensor], prepared: object = None) -> Block:
         """The block of a whole unit; ``stored``: the donor's tensors of it."""
@@ -130,10 +135,11 @@ def plan_merge(recipe: Recipe, base: Checkpoint | None, experts: Sequence[Checkp
         IncompatibleError: checkpoints, or a Fisher file, that don't fit.
     """
     recipe.check()
-    order = sorted(range(len(experts)), key=lambda index: recipe.experts[index].name)
-    names = tuple(recipe.experts[index].name for index in order)
+    base, experts, labels, layout = _arrange(recipe, base, experts)
+    base, experts = _with_one_vocabulary(recipe, base, experts, labels)
+    order = sorted(range(len(experts)), key=labels.__getitem__)
+    names = tuple(labels[index] for index in order)
     checkpoints = [*experts] if base is None else [base, *experts]
-    labels = [expert.name for expert in recipe.experts]
     units = _plan_units(recipe, checkpoints[0], names)
     for method in {planned.method.name: planned.method for planned in units}.values():
         if method.needs_base and base is None:
@@ -149,23 +155,70 @@ def plan_merge(recipe: Recipe, base: Checkpoint | None, experts: Sequence[Checkp
         donor=checkpoints[0],
         units=units,
         specs=_specs(checkpoints[0], recipe),
+        layout=layout,
     )
+
+
+def _arrange(
+    recipe: Recipe, base: Checkpoint | None, experts: Sequence[Checkpoint]
+) -> tuple[Checkpoint | None, Sequence[Checkpoint], list[str], Layout | None]:
+    """The base, the experts and their names, with the layers that the recipe asks for, and these layers."""
+    names = [expert.name for expert in recipe.experts]
+    models = dict(zip(names, experts, strict=True)) | ({"base": base} if base is not None else {})
+    if recipe.method == PASSTHROUGH:
+        layout = plan_layout(recipe.layers or {}, models, names[0])
+        rest = base if base is not None and layout else experts[0]
+        outside, donor = (None if name is None else models[name] for name in (recipe.outside, recipe.donor))
+        return None, [assemble(layout, models, rest, outside, donor)], [PASSTHROUGH], layout or None
+    if recipe.layers is None:
+        return base, experts, names, None
+    layout = plan_layout(recipe.layers, models, "base" if base is not None else names[0])
+    base = None if base is None else select_layers(recipe.layers, base, "base")
+    selected = [select_layers(recipe.layers, expert, name) for name, expert in zip(names, experts, strict=True)]
+    return base, selected, names, layout
+
+
+def _with_one_vocabulary(
+    recipe: Recipe, base: Checkpoint | None, experts: Sequence[Checkpoint], names: Sequence[str]
+) -> tuple[Checkpoint | None, Sequence[Checkpoint]]:
+    """CTC heads matched by token: the tokens of the model whose tokenizer the output takes come first."""
+    labels, models = ([*names], [*experts]) if base is None else (["base", *names], [base, *experts])
+    donor = labels.index(recipe.donor) if recipe.donor in labels else 0
+    models = aligned(models, labels, has_base=base is not None, donor=donor)
+    return (None, models) if base is None else (models[0], models[1:])
 
 
 def _plan_units(recipe: Recipe, donor: Checkpoint, names: Sequence[str]) -> tuple[PlannedUnit, ...]:
     units = plan_units({name: donor.dtype(name) for name in donor.names}, donor.model_type)
     shapes = unit_shapes(units, {name: donor.shape(name) for name in donor.names})
     places = plan_places(shapes, donor.model_type)
-    choices: dict[tuple[str, float], Choice] = {}
+    choices: dict[tuple[str, float, tuple[int, ...]], Choice] = {}
     planned: list[PlannedUnit] = []
     for unit in units:
         place = places[unit.name]
-        choice = choices.setdefault((place.group, place.position), recipe.choose(place))
+        rules = recipe.rules(place, unit.name)
+        key = place.group, place.position, tuple(map(id, rules))
+        if key not in choices:
+            choices[key] = recipe.choose(place, rules)
+        choice = choices[key]
         # Equal parameters become one object, by which blocks that are surveyed together are told.
         parameters = next((one.parameters for one in planned if one.parameters == choice.parameters), choice.parameters)
-        weights = tuple(choice.weights[name] for name in names)
+        weights = tuple(choice.weights.get(name, 1.0) for name in names)
+        if recipe.method == choice.method.name == PASSTHROUGH and getattr(parameters, "scale", 1.0) == 1:
+            unit = replace(unit, copied=True)
         planned.append(PlannedUnit(unit, place, tuple(shapes[unit.name]), choice.method, parameters, weights))
+    for rule in recipe.groups:
+        _check_names(rule, planned)
     return tuple(planned)
+
+
+def _check_names(rule: GroupRule, planned: Sequence[PlannedUnit]) -> None:
+    for part in rule.tensor or ():
+        if not any(has_part(one.unit.name, part) for one in planned):
+            known = {segment for one in planned for segment in one.unit.name.split(".") if not segment.isdigit()}
+            raise ConfigError(
+                f"recipe: no tensor of this model has '{part}' as a whole part of its name; {suggest(part, known)}."
+            )
 
 
 def _specs(donor: Checkpoint, recipe: Recipe) -> dict[str, TensorSpec]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,12 +14,14 @@ from asrmerge.errors import ConfigError
 from asrmerge.files import hash_content
 from asrmerge.merging.block import Method, Parameters
 from asrmerge.merging.gradients import Gradient, at_position, knots
+from asrmerge.merging.layers import LayerRange, Stack
 from asrmerge.merging.registry import get_method
 from asrmerge.merging.structure import Place, matches
 from asrmerge.validation import suggest, validate
 
 Name = Annotated[str, Field(min_length=1)]
 Dtype = Literal["float32", "float16", "bfloat16"]
+PASSTHROUGH = "passthrough"
 
 
 class _Section(BaseModel):
@@ -36,12 +38,30 @@ class RecipeExpert(_Section):
 
 
 class GroupRule(_Section):
-    """What is different in one structural group, such as ``encoder``, ``decoder.*.cross`` or ``encoder.3``."""
+    """What is different in one structural group, such as ``encoder``, ``decoder.*.cross`` or ``encoder.3``, or by name.
 
-    group: Name
+    ``tensor`` restricts the rule to names that hold one or several whole parts, such as ``self_attn``, ``k_proj.weight`` or
+    ``layers.3``: ``encoder`` is not found in ``encoder_attn``. Of a list, all must be there.
+    """
+
+    group: Name = "*"
+    tensor: tuple[Name, ...] | None = None
     method: Name | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
     weights: dict[str, Gradient] = Field(default_factory=dict)
+
+    @field_validator("tensor", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, tensor: Any) -> Any:
+        return (tensor,) if isinstance(tensor, str) else tensor
+
+    def __str__(self) -> str:
+        parts = [] if self.tensor is None else [f"tensors with {' and '.join(self.tensor)} in their names"]
+        return ", ".join([*([f"group {self.group}"] if self.group != "*" or not parts else []), *parts])
+
+    def holds(self, place: Place, name: str) -> bool:
+        """Whether the parameter of that name, at ``place``, is meant."""
+        return matches(place.group, self.group) and all(has_part(name, part) for part in self.tensor or ())
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +78,12 @@ class Recipe(_Section):
 
     Numbers among the parameters and weights may be lists: they run over the depth of the encoder and of the decoder, from the
     first layer to the last. Of several ``groups`` that hold a parameter, later ones go before earlier ones.
+
+    ``layers`` lists, for the encoder, the decoder or both, the layers of the new model. With the method passthrough each range
+    names the model that it is taken from, and what lies outside of layers goes with its stack: front end, embeddings and
+    positions are the first range's, the last norm and the head the last range's, unless ``outside`` names one model for all of
+    them; a stack that isn't listed is the base's (without one, the first expert's). With other methods the same layers are taken
+    of every model.
     """
 
     method: Name
@@ -65,6 +91,8 @@ class Recipe(_Section):
     experts: tuple[RecipeExpert, ...] = Field(min_length=1)
     parameters: dict[str, Any] = Field(default_factory=dict)
     groups: tuple[GroupRule, ...] = ()
+    layers: dict[Stack, Annotated[tuple[LayerRange, ...], Field(min_length=1)]] | None = None
+    outside: Name | None = Field(default=None, description="whose tensors outside of layers passthrough takes")
     donor: Name | None = Field(
         default=None, description="whose tokenizer and configuration files are taken: base or an expert's name"
     )
@@ -85,15 +113,33 @@ class Recipe(_Section):
         for rule in self.groups:
             for name in rule.weights:
                 if name not in names:
-                    raise ValueError(f"the group {rule.group} has a weight for '{name}'; {suggest(name, names)}")
+                    raise ValueError(f"the rule for {rule} has a weight for '{name}'; {suggest(name, names)}")
         known = [*names, *(["base"] if self.base is not None else [])]
-        if self.donor is not None and self.donor not in known:
-            raise ValueError(f"the donor '{self.donor}' is not one of the models; {suggest(self.donor, known)}")
+        sources = [("source", one.source) for listed in (self.layers or {}).values() for one in listed]
+        for key, model in [("donor", self.donor), ("outside", self.outside), *sources]:
+            if model is not None and model not in known:
+                raise ValueError(f"the {key} '{model}' is not one of the models; {suggest(model, known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _layers_fit_the_method(self) -> Recipe:
+        ranges = [one for listed in (self.layers or {}).values() for one in listed]
+        if self.layers is not None and any(expert.fisher is not None for expert in self.experts):
+            raise ValueError("the layers get new numbers, which Fisher files don't have; leave 'fisher' or 'layers' out")
+        if self.method != PASSTHROUGH:
+            if self.outside is not None or any(one.source is not None for one in ranges):
+                raise ValueError(f"{self.method} merges the same layers of every model; leave 'source' and 'outside' out")
+        elif len(self.experts) > 1 and (not ranges or any(one.source is None for one in ranges)):
+            raise ValueError(
+                "passthrough of several models needs 'layers', each range with the 'source' it is taken from; add it"
+            )
         return self
 
     @classmethod
     def from_yaml(cls, text: str, place: str = "recipe") -> Recipe:
         """Read a recipe, its method's parameters included; ``place`` opens the messages.
+
+        mergekit's YAML, known by its key ``merge_method``, is understood too.
 
         Raises:
             ConfigError: no YAML, an unknown key or method, or a wrong value; one sentence with place, key and remedy.
@@ -102,6 +148,10 @@ class Recipe(_Section):
             content = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"{place} is not valid YAML ({' '.join(str(error).split())}): correct it there.") from error
+        if isinstance(content, dict) and "merge_method" in content:
+            from asrmerge.merging.mergekit_recipe import read_mergekit  # here, because it makes recipes
+
+            return read_mergekit(content, place)
         recipe = validate(cls, content, place)
         recipe.check(place)
         return recipe
@@ -135,7 +185,7 @@ class Recipe(_Section):
             ConfigError: an unknown method or parameter, or a value out of bounds.
         """
         for rule in (None, *self.groups):
-            where = place if rule is None else f"{place}: group {rule.group}"
+            where = place if rule is None else f"{place}: {rule}"
             name = self.method if rule is None or rule.method is None else rule.method
             try:
                 method = get_method(name)
@@ -155,9 +205,12 @@ class Recipe(_Section):
         method = get_method(self.method)
         return validate(method.parameters, at_position(self.parameters, 0.0), f"{place}: parameters of {self.method}")
 
-    def choose(self, place: Place) -> Choice:
-        """What holds for a parameter at ``place``."""
-        rules = [rule for rule in self.groups if matches(place.group, rule.group)]
+    def rules(self, place: Place, name: str) -> tuple[GroupRule, ...]:
+        """The rules that hold for the parameter of that name at ``place``."""
+        return tuple(rule for rule in self.groups if rule.holds(place, name))
+
+    def choose(self, place: Place, rules: Sequence[GroupRule]) -> Choice:
+        """What holds for a parameter at ``place`` for which these rules hold."""
         name = next((rule.method for rule in reversed(rules) if rule.method is not None), self.method)
         method = get_method(name)
         parameters = at_position(self._parameters(name, rules), place.position)
@@ -176,7 +229,7 @@ class Recipe(_Section):
         lists = {name: value for name, value in self.parameters.items() if isinstance(value, (list, tuple))}
         return hash_content(self._content() | {"parameters": defaults | lists})
 
-    def _parameters(self, method: str, rules: list[GroupRule]) -> dict[str, Any]:
+    def _parameters(self, method: str, rules: Sequence[GroupRule]) -> dict[str, Any]:
         """Parameters of the whole model, where it is the same method, and those of the rules that name no other."""
         merged = dict(self.parameters) if method == self.method else {}
         for rule in rules:
@@ -189,3 +242,8 @@ class Recipe(_Section):
         if not self.groups:
             del content["groups"]
         return content
+
+
+def has_part(name: str, part: str) -> bool:
+    """Whether ``part``, one or several whole parts of a tensor's name, is in ``name``."""
+    return f".{part}." in f".{name}."

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import edit_config, save, tiny_ctc, tiny_model, tiny_whisper
 
-from asrmerge.checkpoints import Checkpoint, check_compatible, read_finite, read_vocabulary
+from asrmerge.checkpoints import Checkpoint, check_compatible, read_finite
 from asrmerge.errors import CheckpointError, IncompatibleError
 
 
@@ -96,10 +96,10 @@ def test_added_tokens_and_tokenizer_json_read_alike(pair):
     with pytest.raises(
         CheckpointError, match=r"tokenizer.json is no tokenizer file of a known form .*: save the tokenizer again"
     ):
-        read_vocabulary(Checkpoint.open(pair[1]))
+        Checkpoint.open(pair[1]).vocabulary()
     (pair[0] / "vocab.json").write_text('{"eng": {"a": 1}}')
     with pytest.raises(CheckpointError, match=r"vocab.json must map tokens to numbers .*: save the tokenizer again"):
-        read_vocabulary(Checkpoint.open(pair[0]))
+        Checkpoint.open(pair[0]).vocabulary()
 
 
 def test_english_only_whisper(tmp_path):

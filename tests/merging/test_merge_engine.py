@@ -262,7 +262,7 @@ def test_kill_leaves_the_old_folder(tmp_path):
         "    print('written', flush=True)\n"
         "    time.sleep(60)\n"
         "CheckpointWriter.write = slow\n"
-        f"merge_to_folder(Recipe.read(Path({str(tmp_path / 'recipe.yaml')!r})), {str(tmp_path / 'out')!r})\n"
+        f"merge_to_folder(Recipe.read(Path({str(tmp_path / 'recipe.yaml')!r})), {str(tmp_path / 'out')!r}, workers=1)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "written\n"

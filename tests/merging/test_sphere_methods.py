@@ -90,6 +90,7 @@ def test_fisher_karcher_is_the_reference(case, floor, data):
 @given(cases(), st.floats(1e-6, 1e6), st.sampled_from(["tensor", "row"]))
 def test_fisher_karcher_with_equal_entries_is_karcher(case, value, layout):
     base, experts, weights = case
+    assume(narrow(experts) and narrow([expert - base for expert in experts]))  # else the mean may not be the only one
     fishers = [np.full(base.shape, value, np.float32)] * len(experts)
     for space in ("weights", "task_vectors"):
         made = block(base, experts, weights, fishers=fishers)
