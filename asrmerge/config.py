@@ -76,6 +76,7 @@ class SearchSettings(Section):
     """Merges that are tried, and how they are judged."""
 
     trials: int = Field(default=40, ge=0)
+    methods: tuple[str, ...] = ("task_arithmetic",)
     maximum_coefficient: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     curve: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
     constraints: tuple[str, ...] = ()

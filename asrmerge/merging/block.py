@@ -75,6 +75,8 @@ class Method(Protocol):
     """A merge method: pure mathematics on one block, with typed parameters.
 
     One that looks at each entry by itself may say so with ``elementwise = True``: it is then given tensors in pieces, flattened.
+    One whose weights multiply the task vectors, so that a search may tune them, says ``weights_multiply = True``: twice the
+    weights add twice as much to the base.
     """
 
     @property

@@ -30,7 +30,7 @@ from asrmerge.progress import ProgressView
 from asrmerge.recognizers.recognizer import find_family
 from asrmerge.report.data import ReportData
 from asrmerge.report.html import write_report
-from asrmerge.search.candidate import Candidate, fixed_candidates
+from asrmerge.search.candidate import Candidate, check_methods, fixed_candidates
 from asrmerge.search.evaluator import CandidateEvaluator
 from asrmerge.search.objective import Objective
 from asrmerge.search.result import SearchResult, Trial
@@ -117,6 +117,7 @@ def _check_before_work(config: RunConfig) -> None:
     normalizer(config.evaluation.normalizer)
     watched = [GENERAL] if config.general is not None else []
     Objective.parse(list(config.domains), watched, config.search.constraints)
+    check_methods(config.search.methods)
     base = Checkpoint.open(resolve_model(config.base))
     find_family(resolve_model(config.base))
     given = {name: resolve_model(source.expert) for name, source in config.domains.items() if source.expert}
@@ -163,7 +164,7 @@ def _search(
         if not stages.is_done("search-key", key, []):
             storage.unlink(missing_ok=True)
             stages.finish("search-key", key)
-        total = len(fixed_candidates(list(experts), settings.curve)) + settings.trials
+        total = len(fixed_candidates(list(experts), settings.curve, settings.methods)) + settings.trials
         with CandidateEvaluator(
             base,
             experts,
@@ -183,6 +184,7 @@ def _search(
                 seed=config.seed,
                 bounds=(0.0, settings.maximum_coefficient),
                 curve=settings.curve,
+                methods=settings.methods,
                 storage=storage,
                 key=hash_content(key),
                 on_trial=lambda trial: _show(trial, total, view),

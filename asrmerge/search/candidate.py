@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 from asrmerge.errors import AsrmergeError, ConfigError
 from asrmerge.merging.recipe import Recipe, RecipeExpert
+from asrmerge.merging.registry import find_methods, get_method
 
 Kind = Literal["base", "uniform", "expert", "curve", "search"]
 
+SUM = "task_arithmetic"
 DEFAULT_CURVE = (0.2, 0.4, 0.6, 0.8, 1.0)
 DIGITS = 3  # of a coefficient: finer differences are lost in the noise of any validation set
 
@@ -42,13 +44,25 @@ class Candidate:
         Raises:
             ConfigError: the method is not a sum of task vectors.
         """
-        if self.method == "task_arithmetic":
+        if self.method == SUM:
             scale = float(self.parameters.get("scale", 1.0))
             return {name: scale * weight for name, weight in self.weights.items()}
         total = math.fsum(self.weights.values())
         if self.method == "linear" and self.parameters.get("normalize", True) and total != 0:
             return {name: weight / total for name, weight in self.weights.items()}
         raise ConfigError(f"'{self.label}' is merged by {self.method}, which is no sum of task vectors: it has no coefficients.")
+
+    def point(self, method: str) -> dict[str, float] | None:
+        """Its coefficients as a merge by ``method``, whose weights multiply the task vectors; None where it is none."""
+        if self.kind == "base":
+            return dict.fromkeys(self.weights, 0.0)
+        if self.method == method and method != SUM:
+            scale = float(self.parameters.get("scale", 1.0))
+            return {name: scale * weight for name, weight in self.weights.items()}
+        try:
+            return self.coefficients() if method == SUM else None
+        except ConfigError:
+            return None
 
     def key(self) -> tuple[Any, ...]:
         """The same for candidates that are the same sum of task vectors, whatever their method calls it."""
@@ -79,15 +93,35 @@ class Candidate:
         return cls(**content)
 
 
-def scaled_sum(label: str, coefficients: Mapping[str, float], kind: Kind = "search") -> Candidate:
-    """base + Σ cₜτₜ."""
-    return Candidate(label, "task_arithmetic", dict(coefficients), {}, kind)
+def scaled_sum(label: str, coefficients: Mapping[str, float], kind: Kind = "search", method: str = SUM) -> Candidate:
+    """base + Σ cₜτₜ, or what another method makes of the task vectors with these weights."""
+    return Candidate(label, method, dict(coefficients), {}, kind)
 
 
-def fixed_candidates(experts: Sequence[str], curve: Sequence[float] = DEFAULT_CURVE) -> tuple[Candidate, ...]:
-    """The base, the uniform average, each expert alone, and the points of the λ curve that are none of these.
+def check_methods(methods: Sequence[str]) -> None:
+    """Check that a search can tune the weights of these methods.
 
-    The base comes first, because constraints are relative to it.
+    Raises:
+        ConfigError: an unknown method, or one whose weights do not multiply the task vectors.
+    """
+    usable = [name for name, method in find_methods().items() if getattr(method, "weights_multiply", False)]
+    if not methods:
+        raise ConfigError(f"the search has no methods: give one or several of {', '.join(usable)}.")
+    for name in methods:
+        get_method(name)
+        if name not in usable:
+            raise ConfigError(
+                f"the search tunes what multiplies the task vectors, which {name} has not; choose among {', '.join(usable)}."
+            )
+
+
+def fixed_candidates(
+    experts: Sequence[str], curve: Sequence[float] = DEFAULT_CURVE, methods: Sequence[str] = (SUM,)
+) -> tuple[Candidate, ...]:
+    """The base, the uniform average, each expert alone, and the points of the λ curves that are none of these.
+
+    There is a curve of base + λ Σ τₜ, and one with equal weights λ for each further method. The base comes first, because
+    constraints are relative to it.
     """
     linear = {"normalize": True}
     share = {name: 1 / len(experts) for name in experts}
@@ -102,6 +136,10 @@ def fixed_candidates(experts: Sequence[str], curve: Sequence[float] = DEFAULT_CU
         if point.key() not in seen:
             seen.add(point.key())
             candidates.append(point)
+    for method in methods:
+        if method != SUM:
+            for scale in sorted(set(curve) - {0.0}):
+                candidates.append(scaled_sum(f"{method} λ = {scale:g}", dict.fromkeys(experts, float(scale)), "curve", method))
     return tuple(candidates)
 
 

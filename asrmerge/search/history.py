@@ -17,7 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from asrmerge.errors import SearchError
 from asrmerge.evaluation.counts import ErrorCounts
-from asrmerge.search.candidate import Candidate
+from asrmerge.search.candidate import SUM, Candidate
 from asrmerge.search.objective import Counts
 from asrmerge.search.proposals import quiet
 
@@ -86,7 +86,8 @@ class History:
         """Keep a finished trial, failed where ``objective`` is ``None``; one line of the journal, on disk when this returns."""
         assert self._study is not None
         counts = None if record.counts is None else {name: asdict(one) for name, one in record.counts.items()}
-        coefficients = record.candidate.coefficients()
+        candidate = record.candidate
+        coefficients = candidate.point(SUM) or dict(candidate.weights)
         inside = all(self._distribution._contains(value) for value in coefficients.values())
         trial = optuna.trial.create_trial(
             state=optuna.trial.TrialState.FAIL if objective is None else optuna.trial.TrialState.COMPLETE,

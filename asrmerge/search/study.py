@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 
 from asrmerge.errors import ConfigError, SearchError
-from asrmerge.search.candidate import DEFAULT_CURVE, Candidate, CandidateError, curve_point, fixed_candidates, scaled_sum
+from asrmerge.search.candidate import (
+    DEFAULT_CURVE,
+    SUM,
+    Candidate,
+    CandidateError,
+    check_methods,
+    curve_point,
+    fixed_candidates,
+    scaled_sum,
+)
 from asrmerge.search.history import History, Record
 from asrmerge.search.objective import Counts, Objective
 from asrmerge.search.proposals import Observation, Space, propose
@@ -34,11 +43,14 @@ def search_coefficients(
     seed: int = 0,
     bounds: tuple[float, float] = (0.0, 1.0),
     curve: Sequence[float] = DEFAULT_CURVE,
+    methods: Sequence[str] = (SUM,),
     storage: Path,
     key: str = "",
     on_trial: Callable[[Trial], None] | None = None,
 ) -> SearchResult:
     """Search the coefficient of each expert's task vector for the lowest macro-average WER.
+
+    Of several methods, the λ curves with equal coefficients choose the one whose coefficients are searched.
 
     Every finished trial is in ``storage`` before the next begins. The same call after a kill repeats none of them and ends with
     the result of an uninterrupted one; with more ``trials`` it goes on from where the shorter one ended.
@@ -51,7 +63,8 @@ def search_coefficients(
         constraints: such as ``general.wer <= 1.05 * base``; a candidate that breaks one ranks behind all that don't.
         trials: candidates in all; the fixed ones (base, uniform, experts, curve) are evaluated even if there are more of them.
         bounds: of every coefficient.
-        curve: the λ of base + λ Σ τ to evaluate.
+        curve: the λ of base + λ Σ τ to evaluate, and of each further method.
+        methods: whose weights multiply the task vectors.
         storage: Optuna's journal file.
         key: hash of whatever else decides what ``evaluate`` returns: models, audio, normaliser, precision.
         on_trial: called after each trial in order, first with those found in ``storage``.
@@ -62,7 +75,8 @@ def search_coefficients(
     """
     objective = Objective.parse(targets, watched, constraints)
     _check(experts, bounds, curve, seed)
-    plan = _Plan(objective, tuple(experts), tuple(sorted(set(map(float, curve)))), seed, bounds)
+    check_methods(methods)
+    plan = _Plan(objective, tuple(experts), tuple(sorted(set(map(float, curve)))), tuple(dict.fromkeys(methods)), seed, bounds)
     with History(storage, plan.identity(key), bounds) as history:
         done: list[Trial] = []
         for record in history.records()[: max(trials, len(plan.fixed))]:
@@ -83,12 +97,13 @@ class _Plan:
     objective: Objective
     experts: tuple[str, ...]
     curve: tuple[float, ...]
+    methods: tuple[str, ...]
     seed: int
     bounds: tuple[float, float]
 
     @property
     def fixed(self) -> tuple[Candidate, ...]:
-        return fixed_candidates(self.experts, self.curve)
+        return fixed_candidates(self.experts, self.curve, self.methods)
 
     def identity(self, key: str) -> Mapping[str, Any]:
         """What must be the same for a storage to be continued."""
@@ -99,6 +114,7 @@ class _Plan:
             "constraints": [one.text for one in self.objective.constraints],
             "bounds": list(self.bounds),
             "curve": list(self.curve),
+            "methods": list(self.methods),
             "seed": self.seed,
             "models, audio or settings": key,
         }
@@ -118,19 +134,32 @@ class _Plan:
         if number >= trials or all(trial.judgement is None for trial in done):
             return None
         space = Space(len(self.experts), *self.bounds)
-        points = [tuple(trial.candidate.coefficients()[name] for name in self.experts) for trial in done]
-        observations = [
-            None if trial.judgement is None else Observation(point, trial.judgement)
-            for trial, point in zip(done, points, strict=True)
-        ]
-        point = propose(
+        method = self._method(done[: len(fixed)])
+        # Only merges by the chosen method say something about its coefficients; the base is one by any.
+        points = [trial.candidate.point(method) for trial in done]
+        known = [(trial, tuple(point[name] for name in self.experts)) for trial, point in zip(done, points, strict=True) if point]
+        observations = [(trial, Observation(point, trial.judgement)) for trial, point in known if trial.judgement is not None]
+        proposed = propose(
             space,
-            fixed=[one for one in observations[: len(fixed)] if one is not None],
-            found=[one for one in observations[len(fixed) :] if one is not None],
-            tried={space.clip(point) for point in points},
+            fixed=[one for trial, one in observations if trial.number < len(fixed)],
+            found=[one for trial, one in observations if trial.number >= len(fixed)],
+            tried={space.clip(point) for _, point in known},
             seed=_trial_seed(self.seed, number),
         )
-        return None if point is None else scaled_sum(f"search {number}", dict(zip(self.experts, point, strict=True)))
+        if proposed is None:
+            return None
+        label = f"search {number}" if method == SUM else f"search {number}, {method}"
+        return scaled_sum(label, dict(zip(self.experts, proposed, strict=True)), method=method)
+
+    def _method(self, fixed: Sequence[Trial]) -> str:
+        """That of the best merge with equal coefficients; the first method if none could be evaluated."""
+        equal = [
+            (trial.judgement.rank, trial.number, method)
+            for method in self.methods
+            for trial in fixed
+            if trial.judgement is not None and trial.candidate.kind in ("uniform", "curve") and trial.candidate.point(method)
+        ]
+        return min(equal)[2] if equal else self.methods[0]
 
     def curve_points(self, done: Sequence[Trial]) -> tuple[CurvePoint, ...]:
         """The curve from λ = 0, in order."""

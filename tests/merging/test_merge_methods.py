@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from asrmerge.errors import ConfigError
-from asrmerge.merging import Block, get_method
+from asrmerge.merging import Block, find_methods, get_method
 
 FLOATS = st.floats(-10, 10, width=32)
 LINEAR, TASK_ARITHMETIC = get_method("linear"), get_method("task_arithmetic")
@@ -132,3 +132,31 @@ def test_base_is_needed():
         made.task_vectors()
     assert torch.equal(LINEAR.merge(made, LINEAR.parameters()), torch.ones(2))
     assert made.shape == (2,)
+
+
+@quick
+@given(cases(), st.floats(0.1, 2))
+@pytest.mark.parametrize("name", [name for name, one in find_methods().items() if getattr(one, "weights_multiply", False)])
+def test_what_says_that_weights_multiply_adds_as_much_more(name, case, factor):
+    base, experts, weights = case
+    method = get_method(name)
+    one, more = (run(method, block(base, experts, [f * weight for weight in weights])) for f in (1.0, factor))
+    size = float(max(np.abs(array).max(initial=0) for array in (base, *experts)))
+    np.testing.assert_allclose(more - base, factor * (one - base), rtol=1e-3, atol=1e-5 * max(size, 1e-3))
+
+
+@quick
+@given(cases(positive=True), st.data())
+@pytest.mark.parametrize("name", [name for name, one in find_methods().items() if getattr(one, "elementwise", False)])
+def test_what_says_that_it_is_elementwise_may_be_cut(name, case, data):
+    base, experts, weights = case
+    if name in ("wise_ft", "passthrough"):
+        experts, weights = experts[:1], [1]
+    method = get_method(name)
+    whole = run(method, block(base, experts, weights)).ravel()
+    cut = data.draw(st.integers(0, base.size))
+    pieces = [
+        run(method, block(base.ravel()[part], [expert.ravel()[part] for expert in experts], weights))
+        for part in (slice(0, cut), slice(cut, base.size))
+    ]
+    np.testing.assert_array_equal(np.concatenate(pieces), whole)

@@ -304,3 +304,61 @@ def test_no_warnings_and_no_lock_is_left_to_wait_for(tmp_path: Path):
         search(tmp_path / "journal.log", trials=14)
     assert optuna.logging.get_verbosity() == verbosity
     assert sorted(path.name for path in tmp_path.iterdir()) == ["journal.log", "journal.log.lock"]
+
+
+class Methods:
+    """The world, in which merges by some methods make more or fewer errors."""
+
+    def __init__(self, **factors: float) -> None:
+        self._factors = factors
+
+    def __call__(self, candidate: Candidate) -> Mapping[str, ErrorCounts]:
+        if candidate.method in ("linear", "task_arithmetic"):
+            return WORLD(candidate)
+        counts = WORLD(Candidate("", "task_arithmetic", candidate.weights))
+        factor = self._factors[candidate.method]
+        return {name: ErrorCounts(words=one.words, substitutions=int(factor * one.errors)) for name, one in counts.items()}
+
+
+def test_the_best_of_several_methods_is_the_one_that_is_searched(tmp_path: Path):
+    methods = ("task_arithmetic", "tsv_m", "iso_c")
+    world = Methods(tsv_m=0.9, iso_c=0.8)
+    result = search(tmp_path / "journal.log", world, methods=methods, trials=24)
+    kinds = [(trial.candidate.kind, trial.candidate.method) for trial in result.trials]
+    assert kinds[5:11] == [("curve", method) for method in methods for _ in range(2)]
+    assert kinds[11:] == [("search", "iso_c")] * 13
+    assert len({trial.candidate.key() for trial in result.trials}) == 24
+    best = result.best.candidate
+    assert best.method == "iso_c" and best.kind == "search"
+    assert best.recipe(base="b", models=dict.fromkeys(WORLD.names, "m")).method == "iso_c"
+    assert [point.trial for point in result.curve] == [0, 5, 1, 6]
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path / "again.log", _stopping(world, 15), methods=methods, trials=24)
+    assert search(tmp_path / "again.log", world, methods=methods, trials=24) == result
+    plain = search(tmp_path / "plain.log", Methods(tsv_m=1.1, iso_c=1.2), methods=methods, trials=24)
+    assert {trial.candidate.method for trial in plain.trials[11:]} == {"task_arithmetic"}
+
+
+def _stopping(evaluate: Any, stop: int) -> Any:
+    asked = []
+
+    def stopping(candidate: Candidate) -> Mapping[str, ErrorCounts]:
+        if len(asked) == stop:
+            raise KeyboardInterrupt
+        asked.append(candidate)
+        return evaluate(candidate)
+
+    return stopping
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        (("task_arithmetic", "iso"), "unknown merge method 'iso'; did you mean 'iso_c'"),
+        (("karcher",), "what multiplies the task vectors, which karcher has not; choose among .*task_arithmetic"),
+        ((), "the search has no methods: give one or several of .*iso_c"),
+    ],
+)
+def test_methods_whose_weights_cannot_be_searched(methods: tuple[str, ...], message: str, tmp_path: Path):
+    with pytest.raises(ConfigError, match=message):
+        search(tmp_path / "journal.log", methods=methods)

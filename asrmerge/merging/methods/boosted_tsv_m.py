@@ -47,6 +47,7 @@ class BoostedTsvM:
 
     name = "boosted_tsv_m"
     needs_base = True
+    weights_multiply = True
     parameters = BoostedTsvMParameters
 
     def merge(self, block: Block, parameters: BoostedTsvMParameters) -> Tensor:

@@ -30,6 +30,7 @@ class Breadcrumbs:
 
     name = "breadcrumbs"
     needs_base = True
+    weights_multiply = True
     parameters = BreadcrumbsParameters
 
     def merge(self, block: Block, parameters: BreadcrumbsParameters) -> Tensor:

@@ -36,6 +36,7 @@ class Consensus:
 
     name = "consensus"
     needs_base = True
+    weights_multiply = True
     elementwise = True
     parameters = ConsensusParameters
 

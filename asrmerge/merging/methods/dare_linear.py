@@ -29,6 +29,7 @@ class DareLinear:
 
     name = "dare_linear"
     needs_base = True
+    weights_multiply = True
     parameters = DareLinearParameters
 
     def merge(self, block: Block, parameters: DareLinearParameters) -> Tensor:

@@ -32,6 +32,7 @@ class DellaLinear:
 
     name = "della_linear"
     needs_base = True
+    weights_multiply = True
     parameters = DellaLinearParameters
 
     def merge(self, block: Block, parameters: DellaLinearParameters) -> Tensor:

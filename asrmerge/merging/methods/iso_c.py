@@ -24,6 +24,7 @@ class IsoC:
 
     name = "iso_c"
     needs_base = True
+    weights_multiply = True
     parameters = SpectralParameters
 
     def merge(self, block: Block, parameters: SpectralParameters) -> Tensor:

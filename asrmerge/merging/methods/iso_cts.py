@@ -46,6 +46,7 @@ class IsoCts:
 
     name = "iso_cts"
     needs_base = True
+    weights_multiply = True
     parameters = IsoCtsParameters
 
     def merge(self, block: Block, parameters: IsoCtsParameters) -> Tensor:

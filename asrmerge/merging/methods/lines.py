@@ -33,6 +33,7 @@ class Lines:
 
     name = "lines"
     needs_base = True
+    weights_multiply = True
     elementwise = True
     parameters = LinesParameters
 

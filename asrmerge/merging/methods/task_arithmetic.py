@@ -24,6 +24,7 @@ class TaskArithmetic:
 
     name = "task_arithmetic"
     needs_base = True
+    weights_multiply = True
     elementwise = True
     parameters = TaskArithmeticParameters
 

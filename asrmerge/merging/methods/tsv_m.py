@@ -33,6 +33,7 @@ class TsvM:
 
     name = "tsv_m"
     needs_base = True
+    weights_multiply = True
     parameters = SpectralParameters
 
     def merge(self, block: Block, parameters: SpectralParameters) -> Tensor:
