@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,9 +88,18 @@ class MergePlan:
         return self._read(self.donor, unit, "base" if self.base is not None else self.donor.label)
 
     def blocks(self, planned: Sequence[PlannedUnit]) -> Iterator[Block]:
-        """One pass over the blocks of these units."""
-        for one in planned:
-            yield self.block(one, self.read_donor(one.unit))
+        """One pass over the blocks of these units; each is read while the one before it is looked at."""
+        if not planned:
+            return
+        with ThreadPoolExecutor(1) as reader:
+            coming = reader.submit(self._whole, planned[0])
+            for following in planned[1:]:
+                block, coming = coming.result(), reader.submit(self._whole, following)
+                yield block
+            yield coming.result()
+
+    def _whole(self, planned: PlannedUnit) -> Block:
+        return self.block(planned, self.read_donor(planned.unit))
 
     def prepare(self) -> dict[int, object]:
         """What methods want to know of the whole model, by the identity of their parameters (as in ``PlannedUnit``)."""
