@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sparse
+import sparsified
 import torch
 
 from asrmerge.errors import ConfigError
@@ -48,7 +48,7 @@ def assert_mean(found, error, expected, errors=5.0):
 def probabilities(name, vector, density, epsilon=0.15):
     if name in RANKED:
         rows = vector.reshape(-1, vector.shape[-1])
-        return np.array([sparse.della_probabilities(row, density, epsilon) for row in rows]).reshape(vector.shape)
+        return np.array([sparsified.della_probabilities(row, density, epsilon) for row in rows]).reshape(vector.shape)
     return np.full(vector.shape, density)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import sparse
+import sparsified
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -81,7 +81,7 @@ def close(one, two):
 @given(cases(), st.floats(0.01, 1), QUARTERS, st.booleans(), st.sampled_from(["sum", "count"]), st.booleans())
 def test_ties_is_the_reference(case, density, scale, normalize, election, held):
     base, experts, weights = case
-    expected = sparse.ties(base, experts, weights, density, scale, normalize, election)
+    expected = sparsified.ties(base, experts, weights, density, scale, normalize, election)
     for scope in ("model", "tensor"):
         parameters = {"density": density, "scale": scale, "normalize": normalize, "election": election, "scope": scope}
         close(run("ties", block(base, experts, weights, held), **parameters), expected)
@@ -92,10 +92,10 @@ def test_ties_is_the_reference(case, density, scale, normalize, election, held):
 def test_breadcrumbs_are_the_reference(case, density, gamma, scale, normalize, election):
     base, experts, weights = case
     made, band = block(base, experts, weights), {"density": density, "gamma": gamma, "scale": scale}
-    close(run("breadcrumbs", made, **band), sparse.breadcrumbs(base, experts, weights, density, gamma, scale))
+    close(run("breadcrumbs", made, **band), sparsified.breadcrumbs(base, experts, weights, density, gamma, scale))
     close(
         run("breadcrumbs_ties", made, **band, normalize=normalize, election=election),
-        sparse.breadcrumbs_ties(base, experts, weights, density, gamma, scale, normalize, election),
+        sparsified.breadcrumbs_ties(base, experts, weights, density, gamma, scale, normalize, election),
     )
 
 
@@ -169,7 +169,7 @@ def test_keeping_all_leaves_task_arithmetic_and_the_election(case, scale):
     for name in SUMMED:
         close(run(name, made, scale=scale, **KEEP_ALL[name]), run("task_arithmetic", made, scale=scale))
     for name in ELECTED:
-        close(run(name, made, scale=scale, **KEEP_ALL[name]), sparse.ties(*case, 1.0, scale))
+        close(run(name, made, scale=scale, **KEEP_ALL[name]), sparsified.ties(*case, 1.0, scale))
 
 
 @quick
@@ -325,6 +325,8 @@ def test_ties_of_equal_weights_is_pefts(shape, density, election):
     made = block(base, experts, [1.0] * 3)
     ours = run("ties", made, density=density, election=election)
     if election == "count":  # votes of +1 and −1 are often equal, where peft takes +
-        votes = np.sum([np.sign(sparse.keep_largest(v.numpy(), sparse.threshold([v.numpy()], density))) for v in vectors], axis=0)
+        votes = np.sum(
+            [np.sign(sparsified.keep_largest(v.numpy(), sparsified.threshold([v.numpy()], density))) for v in vectors], axis=0
+        )
         ours, expected = ours[votes != 0], expected[torch.tensor(votes != 0)]
     close(ours, expected.numpy())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import sparse
+import sparsified
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -73,12 +73,12 @@ def test_model_scope_ranks_over_the_whole_model(density):
     blocks = model([(7, 5), (11,), (), (3, 1, 4), (0,), (1,)])
     parameters = TIES.parameters(density=density)
     prepared = TIES.prepare(lambda: iter(blocks), parameters)
-    bounds = [sparse.threshold([block.deltas[t].numpy() for block in blocks], density) for t in range(2)]
+    bounds = [sparsified.threshold([block.deltas[t].numpy() for block in blocks], density) for t in range(2)]
     assert prepared == (None if density == 1 else bounds)
     for block in blocks:
-        vectors = [sparse.keep_largest(block.deltas[t].double().numpy(), bounds[t]) for t in range(2)]
+        vectors = [sparsified.keep_largest(block.deltas[t].double().numpy(), bounds[t]) for t in range(2)]
         ready = Block(block.name, block.base, block.experts, block.weights, block.deltas, block.expert_names, prepared=prepared)
-        np.testing.assert_allclose(TIES.merge(ready, parameters).numpy(), sparse.elect(vectors, [1.0, 1.0]), rtol=1e-6)
+        np.testing.assert_allclose(TIES.merge(ready, parameters).numpy(), sparsified.elect(vectors, [1.0, 1.0]), rtol=1e-6)
 
 
 def test_model_scope_differs_from_tensor_scope():
