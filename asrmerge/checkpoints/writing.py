@@ -23,7 +23,7 @@ MAX_SHARD_BYTES = 5_000_000_000  # as transformers
 
 _WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".ot", ".gguf", ".nemo"}
 # What describes the donor and not what is written: its card, its training, its own making.
-_LEFT_OUT = {"readme.md", "trainer_state.json", "all_results.json", "train_results.json", "eval_results.json"}
+_LEFT_OUT = {"readme.md", "trainer_state.json", "training.json", "all_results.json", "train_results.json", "eval_results.json"}
 _LANGUAGE_MODEL = "language_model"  # the folder that transformers' CTC processors with an n-gram model keep
 
 

@@ -93,6 +93,10 @@ def merge_to_folder(
     if plan.layout is not None:
         config = rewrite_config(donor.config, plan.layout)
         extra |= rewrite_generation(donor.folder, plan.layout)
+    if recipe.dtype is not None:
+        # from_pretrained casts to what the configuration says; older versions of transformers call it torch_dtype.
+        key = "dtype" if "dtype" in donor.config else "torch_dtype"
+        config = {**(config or donor.config), key: recipe.dtype}
     # The plan's models, because their heads may have been given one vocabulary.
     planned = dict(zip(plan.names, plan.experts, strict=True)) | {"base": plan.donor}
     extra |= vocabulary_files(planned.get(recipe.donor or "base", plan.donor), config)

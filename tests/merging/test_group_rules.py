@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import fine_tuned, save, tiny_model
+from transformers import WhisperForConditionalGeneration
 
 from asrmerge.checkpoints import Checkpoint
 from asrmerge.errors import ConfigError
@@ -138,6 +139,7 @@ def test_dtype_donor_and_progress(models, tmp_path):
     )
     out = Checkpoint.open(tmp_path / "out")
     assert {out.dtype(name) for name in out.names} == {torch.float16}
+    assert WhisperForConditionalGeneration.from_pretrained(tmp_path / "out").dtype == torch.float16
     assert (tmp_path / "out" / "preprocessor_config.json").read_text() == '{"of": "legal"}'
     assert seen == sorted(seen) and seen[-1][0] == seen[-1][1] > 0
     with pytest.raises(ConfigError, match="the donor 'leagl' is not one of the models; did you mean 'legal'"):
