@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from asrmerge.errors import ConfigError
 from asrmerge.merging.block import Block, Parameters, add_scaled
+
+_PIECE = 1 << 17  # entries
 
 
 class SceParameters(Parameters):
@@ -47,57 +49,61 @@ class Sce:
         """
         if block.base is None:
             raise ConfigError("sce needs a base: name it in the recipe.")
-        pairs = [(delta, weight) for delta, weight in zip(block.task_vectors(), block.weights, strict=True) if weight]
-        mask = None
-        if parameters.density < 1:
-            mask = _select((delta * weight for delta, weight in pairs), parameters.density, block.base)
-
-        def selected() -> Iterator[Tensor]:  # made anew in each pass, to hold one at a time
-            for delta, weight in pairs:
-                yield delta * weight if mask is None else (delta * weight).mul_(mask)
-
-        return add_scaled(block.base.clone(), [_merge(selected, block.base)], [parameters.scale])
+        chosen = [(delta, weight) for delta, weight in zip(block.task_vectors(), block.weights, strict=True) if weight]
+        deltas = [delta.reshape(-1) for delta, _ in chosen]
+        weights = [weight for _, weight in chosen]
+        mask = _select(deltas, weights, parameters.density, block.base) if parameters.density < 1 else None
+        merged = _merge(deltas, weights, mask, block.base).reshape(block.shape)
+        return add_scaled(block.base.clone(), [merged], [parameters.scale])
 
 
-def _select(deltas: Iterator[Tensor], density: float, like: Tensor) -> Tensor | None:
-    """Where the variance is among the highest; None where it is 0 everywhere. Shapes: [T][*shape] → [*shape].
+def _pieces(
+    deltas: Sequence[Tensor], weights: Sequence[float], mask: Tensor | None, size: int
+) -> Iterator[tuple[slice, list[Tensor]]]:
+    """The selected entries of the weighted task vectors, piece by piece: so that little is held beside them."""
+    for start in range(0, size, _PIECE):
+        part = slice(start, min(start + _PIECE, size))
+        parts = [delta[part] * weight for delta, weight in zip(deltas, weights, strict=True)]
+        yield part, parts if mask is None else [piece.mul_(mask[part]) for piece in parts]
 
-    The deltas are used up.
-    """
-    mean, squares = torch.zeros_like(like), torch.zeros_like(like)
-    for count, delta in enumerate(deltas, start=1):  # Welford's recurrence: exactly 0 where all experts are equal
-        change = delta - mean
-        mean.add_(change, alpha=1 / count)
-        squares.addcmul_(change, delta.sub_(mean))
+
+def _select(deltas: Sequence[Tensor], weights: Sequence[float], density: float, like: Tensor) -> Tensor | None:
+    """Where the variance is among the highest; None where it is 0 everywhere. Shapes: [T][n] → [n]."""
+    squares = torch.zeros_like(like).reshape(-1)
+    for part, parts in _pieces(deltas, weights, None, like.numel()):
+        mean = torch.zeros_like(squares[part])
+        for count, delta in enumerate(parts, start=1):  # Welford's recurrence: exactly 0 where all experts are equal
+            change = delta - mean
+            mean.add_(change, alpha=1 / count)
+            squares[part].addcmul_(change, delta.sub_(mean))
     varying = int(torch.count_nonzero(squares))
     if varying == 0:
         return None
     kept = max(1, math.floor(varying * density + 1e-6))  # 0.29 · 100 is 28.999…, and 29 is meant
     position = squares.numel() - kept
-    threshold = np.partition(squares.flatten().numpy(force=True), position)[position]  # torch.kthvalue is slower, holds indices
+    threshold = np.partition(squares.numpy(force=True), position)[position]  # torch.kthvalue is slower, holds indices
     return squares >= float(threshold)
 
 
-def _merge(deltas: Callable[[], Iterator[Tensor]], like: Tensor) -> Tensor:
-    energies, majority = [], torch.zeros_like(like)
-    for delta in deltas():
-        energies.append(_norm(delta) ** 2)
-        majority.add_(delta)
-    majority.sign_()
+def _merge(deltas: Sequence[Tensor], weights: Sequence[float], mask: Tensor | None, like: Tensor) -> Tensor:
+    """Σ ηₜδₜ/Σ ηₜ over the entries that are left, ηₜ the share of the energy. Shapes: [T][n] → [n]."""
+    energies = [0.0] * len(deltas)
+    for _, parts in _pieces(deltas, weights, mask, like.numel()):
+        # In float32 the energy of a large tensor is off by 1e-3.
+        norms = [float(torch.linalg.vector_norm(one, dtype=torch.float64)) for one in parts]
+        energies = [energy + norm**2 for energy, norm in zip(energies, norms, strict=True)]
     total = math.fsum(energies)
-    merged, norm = torch.zeros_like(like), torch.zeros_like(like)
-    for delta, energy in zip(deltas(), energies, strict=True):
-        share = energy / total if total > 0 else 0.0
-        left = (delta * majority >= 0) & (delta != 0)
-        merged.add_(delta.mul_(left), alpha=share)
-        norm.add_(left, alpha=share)
-    return merged.div_(norm.masked_fill_(norm == 0, 1.0))
-
-
-def _norm(tensor: Tensor) -> float:
-    # In float32 the norm of a large tensor is off by 1e-3; in float64 it copies the tensor, so that is done piece by piece.
-    pieces = tensor.flatten().chunk(1 + tensor.numel() // 2**20)
-    return math.hypot(*(float(torch.linalg.vector_norm(piece, dtype=torch.float64)) for piece in pieces))
+    merged = torch.zeros_like(like).reshape(-1)
+    for part, parts in _pieces(deltas, weights, mask, like.numel()):
+        majority = add_scaled(torch.zeros_like(merged[part]), parts, [1.0] * len(parts)).sign_()
+        norm = torch.zeros_like(majority)
+        for delta, energy in zip(parts, energies, strict=True):
+            share = energy / total if total > 0 else 0.0
+            left = (delta * majority >= 0) & (delta != 0)
+            merged[part].add_(delta.mul_(left), alpha=share)
+            norm.add_(left, alpha=share)
+        merged[part].div_(norm.masked_fill_(norm == 0, 1.0))
+    return merged
 
 
 method = Sce()
