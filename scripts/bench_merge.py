@@ -1,8 +1,8 @@
 """Time ``asrmerge merge`` beside mergekit's ``mergekit-pytorch``: same inputs, same output dtype, one run.
 
-    python scripts/bench_merge.py --work-dir /tmp/bench --check --json small-warm.json
-    python scripts/bench_merge.py --work-dir /tmp/bench --cold --json small-cold.json
-    python scripts/bench_merge.py --work-dir /tmp/bench --shape large --repeats 1 --json large.json
+    python scripts/bench_merge.py --work-dir build/bench --check --json small-warm.json
+    python scripts/bench_merge.py --work-dir build/bench --cold --json small-cold.json
+    python scripts/bench_merge.py --work-dir build/bench --shape large --repeats 1 --json large.json
 
 The models have random weights in the shape of Whisper-small (a base and three experts in float32, 1 GB each) or Whisper-large
 (a base and five experts in float16, 3.1 GB each; only our side runs there); they are made once. Every merge is a process of its
