@@ -51,6 +51,16 @@ class Block:
         """The shape of every tensor of the block."""
         return (self.base if self.base is not None else self.experts[0]).shape
 
+    def need_base(self, method: str) -> Tensor:
+        """The base's tensor, for a ``method`` that cannot do without.
+
+        Raises:
+            ConfigError: there is no base.
+        """
+        if self.base is None:
+            raise ConfigError(f"{method} needs a base: name it in the recipe.")
+        return self.base
+
     def task_vectors(self) -> Sequence[Tensor]:
         """τₜ = θₜ − θ₀ of every expert.
 

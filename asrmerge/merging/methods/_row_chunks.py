@@ -53,9 +53,7 @@ def copy_base(block: Block, method: str) -> Tensor:
     Raises:
         ConfigError: there is no base.
     """
-    if block.base is None:
-        raise ConfigError(f"{method} needs a base: name it in the recipe.")
-    return block.base.clone(memory_format=torch.contiguous_format)
+    return block.need_base(method).clone(memory_format=torch.contiguous_format)
 
 
 def sum_sparse(block: Block, sparsify: Sequence[Sparsify], scale: float, method: str) -> Tensor:

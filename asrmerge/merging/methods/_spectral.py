@@ -15,7 +15,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from asrmerge.errors import ConfigError
 from asrmerge.merging.block import Block, Parameters
 
 # A task vector is the difference of float32 tensors about a hundred times its size: what is below this fraction of its largest
@@ -93,15 +92,14 @@ def merge_spectrally(name: str, block: Block, parameters: SpectralParameters, co
     Raises:
         ConfigError: there is no base.
     """
-    if block.base is None:
-        raise ConfigError(f"{name} needs a base: name it in the recipe.")
-    tasks = TaskMatrices(block, block.base, tuple(index for index, weight in enumerate(block.weights) if weight != 0))
-    if not tasks.used or block.base.numel() == 0:
-        return block.base.clone()
+    base = block.need_base(name)
+    tasks = TaskMatrices(block, base, tuple(index for index, weight in enumerate(block.weights) if weight != 0))
+    if not tasks.used or base.numel() == 0:
+        return base.clone()
     if not _is_matrix(block, parameters):
-        return torch.add(block.base, tasks.average(), alpha=parameters.scale)
-    merged = combine(tasks).reshape(block.base.shape)
-    return torch.add(block.base.double(), merged, alpha=parameters.scale).float()
+        return torch.add(base, tasks.average(), alpha=parameters.scale)
+    merged = combine(tasks).reshape(base.shape)
+    return torch.add(base.double(), merged, alpha=parameters.scale).float()
 
 
 def singular_triplets(matrix: Tensor, count: int, floor: float = 0.0) -> Spectrum:

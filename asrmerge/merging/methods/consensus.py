@@ -6,7 +6,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from asrmerge.errors import ConfigError
 from asrmerge.merging.block import Block, Parameters, add_scaled
 
 
@@ -46,18 +45,17 @@ class Consensus:
         Raises:
             ConfigError: there is no base.
         """
-        if block.base is None:
-            raise ConfigError("consensus needs a base: name it in the recipe.")
+        base = block.need_base(self.name)
         pairs = [(delta, weight) for delta, weight in zip(block.task_vectors(), block.weights, strict=True) if weight]
-        total = torch.zeros_like(block.base)
+        total = torch.zeros_like(base)
         for delta, weight in pairs:
             total.add_(delta * weight)  # rounded as below, so that one expert is all of the total to the bit
-        votes = torch.zeros_like(block.base, dtype=torch.int16)
+        votes = torch.zeros_like(base, dtype=torch.int16)
         for delta, weight in pairs:
             own = delta * weight
             votes += own.abs() >= (total - own).abs_().mul_(parameters.mask_scale)
         kept = total.mul_(votes >= min(parameters.minimum_tasks, len(pairs)))
-        return add_scaled(block.base.clone(), [kept], [parameters.scale])
+        return add_scaled(base.clone(), [kept], [parameters.scale])
 
 
 method = Consensus()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from asrmerge.errors import ConfigError
 from asrmerge.merging.block import Block, Parameters, add_scaled
 from asrmerge.merging.structure import Place
 
@@ -43,10 +42,9 @@ class Lines:
         Raises:
             ConfigError: there is no base.
         """
-        if block.base is None:
-            raise ConfigError("lines needs a base: name it in the recipe.")
+        base = block.need_base(self.name)
         scale = parameters.scale * (parameters.alpha + parameters.beta * _depth(block.place))
-        return add_scaled(block.base.clone(), block.task_vectors(), [scale * weight for weight in block.weights])
+        return add_scaled(base.clone(), block.task_vectors(), [scale * weight for weight in block.weights])
 
 
 def _depth(place: Place) -> float:

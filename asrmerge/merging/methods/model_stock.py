@@ -41,15 +41,14 @@ class ModelStock:
         Raises:
             ConfigError: there is no base, or the weights sum to zero.
         """
-        if block.base is None:
-            raise ConfigError("model_stock needs a base: name it in the recipe.")
+        base = block.need_base(self.name)
         total = math.fsum(block.weights)
         if total == 0:
             raise ConfigError("model_stock cannot average with weights that sum to 0: change a weight.")
         pairs = [(delta, weight / total) for delta, weight in zip(block.task_vectors(), block.weights, strict=True) if weight]
         deltas = [delta for delta, _ in pairs]
         ratio = _interpolation_ratio(deltas)
-        return add_scaled(block.base.clone(), deltas, [ratio * weight for _, weight in pairs])
+        return add_scaled(base.clone(), deltas, [ratio * weight for _, weight in pairs])
 
 
 def _interpolation_ratio(deltas: Sequence[Tensor]) -> float:

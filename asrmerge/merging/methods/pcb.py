@@ -10,7 +10,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from asrmerge.errors import ConfigError
 from asrmerge.merging.block import Block, Parameters, add_scaled
 
 
@@ -44,19 +43,18 @@ class Pcb:
         Raises:
             ConfigError: there is no base.
         """
-        if block.base is None:
-            raise ConfigError("pcb needs a base: name it in the recipe.")
+        base = block.need_base(self.name)
         pairs = [(delta, weight) for delta, weight in zip(block.task_vectors(), block.weights, strict=True) if weight]
-        if not pairs or block.base.numel() == 0:
-            return block.base.clone()
+        if not pairs or base.numel() == 0:
+            return base.clone()
         deltas, weights = [delta for delta, _ in pairs], [weight for _, weight in pairs]
-        merged, norm = torch.zeros_like(block.base), torch.zeros_like(block.base)
+        merged, norm = torch.zeros_like(base), torch.zeros_like(base)
         for index, (delta, weight) in enumerate(pairs):
             balance = _keep_highest(_balance(deltas, weights, index), parameters.density)
             merged.addcmul_(balance, delta, value=weight)
             norm.add_(balance)
         merged.div_(norm.masked_fill_(norm == 0, 1.0))
-        return add_scaled(block.base.clone(), [merged], [parameters.scale])
+        return add_scaled(base.clone(), [merged], [parameters.scale])
 
 
 def _balance(deltas: Sequence[Tensor], weights: Sequence[float], index: int) -> Tensor:

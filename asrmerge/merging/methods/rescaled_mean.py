@@ -47,11 +47,10 @@ class RescaledMean:
         weights = _normalize(block.weights)
         if parameters.space == "weights":
             return _rescale(block.weighted_sum(weights), block.experts, weights)
-        if block.base is None:
-            raise ConfigError("rescaled_mean in the space task_vectors needs a base: name it in the recipe.")
+        base = block.need_base("rescaled_mean in the space task_vectors")
         deltas = block.task_vectors()
-        mean = add_scaled(torch.zeros_like(block.base), deltas, weights)
-        return _rescale(mean, deltas, weights).add_(block.base)
+        mean = add_scaled(torch.zeros_like(base), deltas, weights)
+        return _rescale(mean, deltas, weights).add_(base)
 
 
 def _normalize(weights: Sequence[float]) -> list[float]:

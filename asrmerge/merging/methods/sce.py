@@ -10,7 +10,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from asrmerge.errors import ConfigError
 from asrmerge.merging.block import Block, Parameters, add_scaled
 
 _PIECE = 1 << 17  # entries
@@ -47,14 +46,13 @@ class Sce:
         Raises:
             ConfigError: there is no base.
         """
-        if block.base is None:
-            raise ConfigError("sce needs a base: name it in the recipe.")
+        base = block.need_base(self.name)
         chosen = [(delta, weight) for delta, weight in zip(block.task_vectors(), block.weights, strict=True) if weight]
         deltas = [delta.reshape(-1) for delta, _ in chosen]
         weights = [weight for _, weight in chosen]
-        mask = _select(deltas, weights, parameters.density, block.base) if parameters.density < 1 else None
-        merged = _merge(deltas, weights, mask, block.base).reshape(block.shape)
-        return add_scaled(block.base.clone(), [merged], [parameters.scale])
+        mask = _select(deltas, weights, parameters.density, base) if parameters.density < 1 else None
+        merged = _merge(deltas, weights, mask, base).reshape(block.shape)
+        return add_scaled(base.clone(), [merged], [parameters.scale])
 
 
 def _pieces(

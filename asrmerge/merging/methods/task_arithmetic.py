@@ -5,7 +5,6 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from asrmerge.errors import ConfigError
 from asrmerge.merging.block import Block, Parameters, add_scaled
 
 
@@ -34,9 +33,8 @@ class TaskArithmetic:
         Raises:
             ConfigError: there is no base.
         """
-        if block.base is None:
-            raise ConfigError("task_arithmetic needs a base: name it in the recipe.")
-        return add_scaled(block.base.clone(), block.task_vectors(), [parameters.scale * weight for weight in block.weights])
+        base = block.need_base(self.name)
+        return add_scaled(base.clone(), block.task_vectors(), [parameters.scale * weight for weight in block.weights])
 
 
 method = TaskArithmetic()

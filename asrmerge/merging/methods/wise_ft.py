@@ -35,13 +35,12 @@ class WiseFt:
         Raises:
             ConfigError: there is no base, not exactly one expert, or a weight other than 1.
         """
-        if block.base is None:
-            raise ConfigError("wise_ft needs a base: name it in the recipe.")
+        base = block.need_base(self.name)
         if len(block.experts) != 1:
             raise ConfigError(f"wise_ft takes exactly one expert, not {len(block.experts)}: use task_arithmetic for several.")
         if block.weights[0] != 1:
             raise ConfigError(f"wise_ft takes no weight other than 1, not {block.weights[0]:g}: set its parameter alpha instead.")
-        return torch.lerp(block.base, block.experts[0], parameters.alpha)  # exact at both ends
+        return torch.lerp(base, block.experts[0], parameters.alpha)  # exact at both ends
 
 
 method = WiseFt()
