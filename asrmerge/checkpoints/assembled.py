@@ -75,14 +75,12 @@ class AssembledCheckpoint(Checkpoint):
 
     def hash(self) -> str:
         """SHA-256 of which tensors these are, and of their checkpoints' hashes."""
-        hashes = {id(part.checkpoint): part.checkpoint.hash() for part in self._by_checkpoint().values()}
+        sources = {id(part.checkpoint): part.checkpoint for part in self.parts.values()}
+        hashes = {key: checkpoint.hash() for key, checkpoint in sources.items()}
         lines = [
             f"{name} {hashes[id(part.checkpoint)]} {part.name} {part.scale!r}\n" for name, part in sorted(self.parts.items())
         ]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-    def _by_checkpoint(self) -> dict[int, Part]:
-        return {id(part.checkpoint): part for part in self.parts.values()}
 
     def _part(self, name: str) -> Part:
         try:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from asrmerge.errors import ConfigError
 from asrmerge.merging.block import Block, Parameters, add_scaled
+from asrmerge.merging.methods._exact import exact_norm
 
 _SMALLEST = torch.finfo(torch.float32).tiny  # of a length that can be divided by without overflow
 
@@ -62,16 +63,10 @@ def _interpolation_ratio(deltas: Sequence[Tensor]) -> float:
 
 def _mean_cosine(deltas: Sequence[Tensor]) -> float:
     """Over all pairs, from ‖Σ uₜ‖² = Σ ‖uₜ‖² + 2 Σ_{s<t} uₛ·uₜ with unit vectors u: one pass rather than one per pair."""
-    norms = [_norm(delta) for delta in deltas]
+    norms = [exact_norm(delta) for delta in deltas]
     directed = [(delta, 1 / norm) for delta, norm in zip(deltas, norms, strict=True) if norm > _SMALLEST]
     units = add_scaled(torch.zeros_like(deltas[0]), [delta for delta, _ in directed], [factor for _, factor in directed])
-    return (_norm(units) ** 2 - len(directed)) / (len(deltas) * (len(deltas) - 1))
-
-
-def _norm(tensor: Tensor) -> float:
-    # In float32 the norm of a large tensor is off by 1e-3; in float64 it copies the tensor, so that is done piece by piece.
-    pieces = tensor.flatten().chunk(1 + tensor.numel() // 2**20)
-    return math.hypot(*(float(torch.linalg.vector_norm(piece, dtype=torch.float64)) for piece in pieces))
+    return (exact_norm(units) ** 2 - len(directed)) / (len(deltas) * (len(deltas) - 1))
 
 
 method = ModelStock()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from asrmerge.merging.block import Block, Parameters, add_scaled
+from asrmerge.merging.methods._exact import nth_largest, share_of
 
 
 class PcbParameters(Parameters):
@@ -77,14 +77,10 @@ def _softmax(values: Tensor, sharpness: float) -> Tensor:
 
 
 def _keep_highest(balance: Tensor, density: float) -> Tensor:
-    kept = max(1, math.floor(balance.numel() * density + 1e-6))  # 0.29 · 100 is 28.999…, and 29 is meant
+    kept = share_of(density, balance.numel())
     if kept == balance.numel():
         return balance
-    position = balance.numel() - kept
-    threshold = np.partition(balance.flatten().numpy(force=True), position)[
-        position
-    ]  # torch.kthvalue is slower and holds indices
-    return balance.mul_(balance >= float(threshold))
+    return balance.mul_(balance >= nth_largest(balance, kept))
 
 
 method = Pcb()

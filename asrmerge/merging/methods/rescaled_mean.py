@@ -12,6 +12,7 @@ from torch import Tensor
 
 from asrmerge.errors import ConfigError
 from asrmerge.merging.block import Block, Parameters, add_scaled
+from asrmerge.merging.methods._exact import exact_norm
 
 _CANCELLED = 1e-6  # a mean this much shorter than the experts is mostly rounding
 
@@ -62,15 +63,9 @@ def _normalize(weights: Sequence[float]) -> list[float]:
 
 def _rescale(mean: Tensor, tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """``mean`` at the length Σ wₜ‖xₜ‖, in place."""
-    length = math.fsum(weight * _norm(tensor) for tensor, weight in zip(tensors, weights, strict=True))
-    own = _norm(mean)
+    length = math.fsum(weight * exact_norm(tensor) for tensor, weight in zip(tensors, weights, strict=True))
+    own = exact_norm(mean)
     return mean.mul_(length / own) if own > _CANCELLED * length else mean
-
-
-def _norm(tensor: Tensor) -> float:
-    # In float32 the norm of a large tensor is off by 1e-3; in float64 it copies the tensor, so that is done piece by piece.
-    pieces = tensor.flatten().chunk(1 + tensor.numel() // 2**20)
-    return math.hypot(*(float(torch.linalg.vector_norm(piece, dtype=torch.float64)) for piece in pieces))
 
 
 method = RescaledMean()

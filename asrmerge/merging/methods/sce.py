@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from asrmerge.merging.block import Block, Parameters, add_scaled
+from asrmerge.merging.methods._exact import nth_largest, share_of
 
 _PIECE = 1 << 17  # entries
 
@@ -77,10 +77,7 @@ def _select(deltas: Sequence[Tensor], weights: Sequence[float], density: float, 
     varying = int(torch.count_nonzero(squares))
     if varying == 0:
         return None
-    kept = max(1, math.floor(varying * density + 1e-6))  # 0.29 · 100 is 28.999…, and 29 is meant
-    position = squares.numel() - kept
-    threshold = np.partition(squares.numpy(force=True), position)[position]  # torch.kthvalue is slower, holds indices
-    return squares >= float(threshold)
+    return squares >= nth_largest(squares, share_of(density, varying))
 
 
 def _merge(deltas: Sequence[Tensor], weights: Sequence[float], mask: Tensor | None, like: Tensor) -> Tensor:
