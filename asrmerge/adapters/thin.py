@@ -6,7 +6,7 @@ which QR in float32 would not hold for an M that is not well conditioned.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,6 +79,23 @@ def mean_points(method: str, block: FactorBlock, parameters: MeanParameters) -> 
     share = sum(weights[index] for index in chosen)
     scale = share if parameters.normalize else share * sum(block.weights)
     return Points(frames, tuple(cores[index] for index in chosen), tuple(weights[index] / share for index in chosen), scale)
+
+
+def merge_points(
+    method: str, block: FactorBlock, parameters: MeanParameters, find_mean: Callable[[Points, int], Tensor]
+) -> Factors:
+    """The factors of a mean that ``find_mean`` takes of the points, given how many columns balanced factors have.
+
+    Raises:
+        ConfigError: a negative weight, or weights that sum to zero.
+    """
+    points = mean_points(method, block, parameters)
+    rank = block.target_rank(parameters.rank)
+    mean = points.frames.left.new_zeros(points.frames.left.shape[1], points.frames.right.shape[1])
+    if points.cores:
+        # A rank below the adapters' own cuts the mean, not the adapters.
+        mean = find_mean(points, min(max(rank, block.target_rank("max")), *mean.shape))
+    return points.frames.expand(points.share * mean, rank)
 
 
 def singular_triplets(core: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from asrmerge.adapters.factors import FactorBlock, Factors, MeanParameters
-from asrmerge.adapters.thin import balanced, mean_points, polar, weighted_sum
+from asrmerge.adapters.thin import Points, balanced, merge_points, polar, weighted_sum
 
 
 class ProcrustesParameters(MeanParameters):
@@ -36,16 +36,14 @@ class Procrustes:
         Raises:
             ConfigError: a negative weight, or weights that sum to zero.
         """
-        points = mean_points(self.name, block, parameters)
-        rank = block.target_rank(parameters.rank)
-        mean = points.frames.left.new_zeros(points.frames.left.shape[1], points.frames.right.shape[1])
-        if points.cores:
-            # A rank below the adapters' own cuts the mean, not the adapters.
-            columns = min(max(rank, block.target_rank("max")), *mean.shape)
+
+        def find_mean(points: Points, columns: int) -> Tensor:
             stacked = [balanced(core, columns)[0] for core in points.cores]
             z = align(stacked, points.weights, balanced(points.mean(), columns)[0], parameters.iterations)[0]
-            mean = z[: mean.shape[0]] @ z[mean.shape[0] :].T
-        return points.frames.expand(points.share * mean, rank)
+            rows = points.cores[0].shape[0]
+            return z[:rows] @ z[rows:].T
+
+        return merge_points(self.name, block, parameters, find_mean)
 
 
 def align(points: Sequence[Tensor], weights: Sequence[float], start: Tensor, iterations: int) -> tuple[Tensor, list[float]]:

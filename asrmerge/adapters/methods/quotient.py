@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from asrmerge.adapters.factors import FactorBlock, Factors, MeanParameters
-from asrmerge.adapters.thin import balanced, mean_points, polar, singular_triplets
+from asrmerge.adapters.thin import Points, balanced, merge_points, polar, singular_triplets
 
 _SUFFICIENT = 1e-4  # Armijo's constant
 _HALVINGS = 25
@@ -57,14 +57,11 @@ class Quotient:
         Raises:
             ConfigError: a negative weight, or weights that sum to zero.
         """
-        points = mean_points(self.name, block, parameters)
-        rank = block.target_rank(parameters.rank)
-        mean = points.frames.left.new_zeros(points.frames.left.shape[1], points.frames.right.shape[1])
-        if points.cores:
-            # A rank below the adapters' own cuts the mean, not the adapters.
-            columns = min(max(rank, block.target_rank("max")), *mean.shape)
-            mean = descend(points.cores, points.weights, columns, parameters)[0]
-        return points.frames.expand(points.share * mean, rank)
+
+        def find_mean(points: Points, columns: int) -> Tensor:
+            return descend(points.cores, points.weights, columns, parameters)[0]
+
+        return merge_points(self.name, block, parameters, find_mean)
 
 
 @dataclass(frozen=True, eq=False)
