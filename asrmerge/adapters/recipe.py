@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from asrmerge.adapters.merging import merge_adapters
 from asrmerge.adapters.reading import Adapter
@@ -14,16 +14,12 @@ from asrmerge.adapters.registry import find_adapter_methods, get_adapter_method
 from asrmerge.adapters.writing import write_adapter, write_full
 from asrmerge.checkpoints.checkpoint import Checkpoint
 from asrmerge.errors import ConfigError
-from asrmerge.validation import validate
+from asrmerge.validation import Section, validate
 
 Name = Annotated[str, Field(min_length=1)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class AdapterExpert(_Section):
+class AdapterExpert(Section):
     """One adapter: its name, its folder or hub id, its weight."""
 
     name: Name
@@ -31,7 +27,7 @@ class AdapterExpert(_Section):
     weight: float = 1.0
 
 
-class AdapterRecipe(_Section):
+class AdapterRecipe(Section):
     """Method, adapters and weights of one merge of LoRA factors; keys are those of a merge of whole models."""
 
     method: Name

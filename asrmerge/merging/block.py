@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol, overload, runtime_checkable
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from asrmerge.errors import ConfigError
 from asrmerge.merging.structure import NOWHERE, Place
+from asrmerge.validation import Section
 
 
-class Parameters(BaseModel):
-    """Base of the methods' parameters: unknown keys, NaN and Inf are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+class Parameters(Section):
+    """Base of the methods' parameters."""
 
 
 @dataclass(frozen=True, eq=False)

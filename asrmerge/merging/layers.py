@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from asrmerge.checkpoints.assembled import AssembledCheckpoint, Part
 from asrmerge.checkpoints.checkpoint import Checkpoint
@@ -16,16 +16,15 @@ from asrmerge.checkpoints.compatibility import check_compatible
 from asrmerge.checkpoints.storage import read_json
 from asrmerge.errors import ConfigError
 from asrmerge.merging.structure import plan_places
+from asrmerge.validation import Section
 
 Stack = Literal["encoder", "decoder"]
 
 _GENERATION = "generation_config.json"
 
 
-class LayerRange(BaseModel):
+class LayerRange(Section):
     """Consecutive layers of one model, ``[first, end]`` without the end as in mergekit; by default all of them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     source: Annotated[str, Field(min_length=1)] | None = Field(
         default=None, description="base or an expert's name; without, these layers of every model"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from asrmerge.errors import ConfigError
 from asrmerge.files import hash_content
@@ -17,18 +17,14 @@ from asrmerge.merging.gradients import Gradient, at_position, knots
 from asrmerge.merging.layers import LayerRange, Stack
 from asrmerge.merging.registry import get_method
 from asrmerge.merging.structure import Place, matches
-from asrmerge.validation import suggest, validate
+from asrmerge.validation import Section, suggest, validate
 
 Name = Annotated[str, Field(min_length=1)]
 Dtype = Literal["float32", "float16", "bfloat16"]
 PASSTHROUGH = "passthrough"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class RecipeExpert(_Section):
+class RecipeExpert(Section):
     """One fine-tune: its name, its folder or hub id, its weight, and the file of its Fisher information where there is one."""
 
     name: Name
@@ -37,7 +33,7 @@ class RecipeExpert(_Section):
     fisher: Name | None = None
 
 
-class GroupRule(_Section):
+class GroupRule(Section):
     """What is different in one structural group, such as ``encoder``, ``decoder.*.cross`` or ``encoder.3``, or by name.
 
     ``tensor`` restricts the rule to names that hold one or several whole parts, such as ``self_attn``, ``k_proj.weight`` or
@@ -73,7 +69,7 @@ class Choice:
     weights: Mapping[str, float]
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """Method, models and weights of one merge. Relative paths count from the working directory.
 
     Numbers among the parameters and weights may be lists: they run over the depth of the encoder and of the decoder, from the
