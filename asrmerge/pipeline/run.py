@@ -164,7 +164,8 @@ def _search(
         if not stages.is_done("search-key", key, []):
             storage.unlink(missing_ok=True)
             stages.finish("search-key", key)
-        total = len(fixed_candidates(list(experts), settings.curve, settings.methods)) + settings.trials
+        soups = max(0, len(experts) - 2)  # at least; one of all experts is the uniform average
+        total = len(fixed_candidates(list(experts), settings.curve, settings.methods)) + soups + settings.trials
         with CandidateEvaluator(
             base,
             experts,

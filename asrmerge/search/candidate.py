@@ -12,7 +12,7 @@ from asrmerge.errors import AsrmergeError, ConfigError
 from asrmerge.merging.recipe import Recipe, RecipeExpert
 from asrmerge.merging.registry import find_methods, get_method
 
-Kind = Literal["base", "uniform", "expert", "curve", "search"]
+Kind = Literal["base", "uniform", "expert", "curve", "soup", "search"]
 
 SUM = "task_arithmetic"
 DEFAULT_CURVE = (0.2, 0.4, 0.6, 0.8, 1.0)
@@ -36,7 +36,7 @@ class Candidate:
     @property
     def tuned(self) -> bool:
         """Whether it is a merge whose coefficients were chosen by its errors, rather than something to compare with."""
-        return self.kind in ("curve", "search")
+        return self.kind in ("curve", "soup", "search")
 
     def coefficients(self) -> dict[str, float]:
         """What multiplies each expert's task vector.
@@ -146,3 +146,9 @@ def fixed_candidates(
 def curve_point(experts: Sequence[str], scale: float) -> Candidate:
     """base + λ Σ τₜ for λ = ``scale``."""
     return scaled_sum(f"λ = {scale:g}", dict.fromkeys(experts, float(scale)), "curve")
+
+
+def soup_of(members: Sequence[str], experts: Sequence[str]) -> Candidate:
+    """The uniform average of some of the experts."""
+    weights = {name: float(name in members) for name in experts}
+    return Candidate(f"soup of {', '.join(members)}", "linear", weights, {"normalize": True}, "soup")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 
 from asrmerge.errors import SearchError
 
@@ -36,11 +36,26 @@ def greedy_soup(
     for name, loss in losses.items():
         if math.isnan(loss):
             raise SearchError(f"the score of '{name}' is NaN: evaluate it again, or leave the expert out.")
+    steps = soup_steps(losses)
+    try:
+        members = next(steps)
+        while True:
+            members = steps.send(sign * evaluate(members))
+    except StopIteration as end:
+        soup: tuple[str, ...] = end.value
+        return soup
+
+
+def soup_steps(losses: Mapping[str, float]) -> Generator[tuple[str, ...], float, tuple[str, ...]]:
+    """The steps of :func:`greedy_soup`: yields the members of a soup, takes its loss, and returns the members of the last kept.
+
+    ``losses``: of every expert alone, one at least, none of them NaN; lower is better.
+    """
     first, *others = sorted(losses, key=lambda name: (losses[name], name))
     soup: tuple[str, ...] = (first,)
     best = losses[first]
     for name in others:
-        loss = sign * evaluate((*soup, name))
+        loss = yield (*soup, name)
         if loss < best:
             soup, best = (*soup, name), loss
     return soup

@@ -1,4 +1,4 @@
-"""The search: fixed candidates, then coefficients proposed from what is known; each trial is kept as soon as it is finished."""
+"""The search: fixed candidates, greedy soup, then coefficients proposed from what is known; each trial is kept once finished."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from asrmerge.search.candidate import (
     curve_point,
     fixed_candidates,
     scaled_sum,
+    soup_of,
 )
 from asrmerge.search.history import History, Record
 from asrmerge.search.objective import Counts, Objective
-from asrmerge.search.proposals import Observation, Space, propose
+from asrmerge.search.proposals import MANY, Observation, Space, propose
 from asrmerge.search.result import CurvePoint, SearchResult, Trial, judged
+from asrmerge.search.soup import soup_steps
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,8 @@ def search_coefficients(
 ) -> SearchResult:
     """Search the coefficient of each expert's task vector for the lowest macro-average WER.
 
-    Of several methods, the λ curves with equal coefficients choose the one whose coefficients are searched.
+    First come the fixed candidates, then the steps of a greedy soup from the best single expert. Of several methods, the λ
+    curves with equal coefficients choose the one whose coefficients are searched.
 
     Every finished trial is in ``storage`` before the next begins. The same call after a kill repeats none of them and ends with
     the result of an uninterrupted one; with more ``trials`` it goes on from where the shorter one ended.
@@ -133,6 +136,8 @@ class _Plan:
             return fixed[number]
         if number >= trials or all(trial.judgement is None for trial in done):
             return None
+        if (soup := self._next_soup(done)) is not None:
+            return soup
         space = Space(len(self.experts), *self.bounds)
         method = self._method(done[: len(fixed)])
         # Only merges by the chosen method say something about its coefficients; the base is one by any.
@@ -151,6 +156,19 @@ class _Plan:
         label = f"search {number}" if method == SUM else f"search {number}, {method}"
         return scaled_sum(label, dict(zip(self.experts, proposed, strict=True)), method=method)
 
+    def _next_soup(self, done: Sequence[Trial]) -> Candidate | None:
+        """The next step of the greedy soup that was not evaluated yet; ``None`` when it is complete."""
+        losses = {trial.candidate.key(): _loss(trial) for trial in done}
+        alone = {name: losses[soup_of([name], self.experts).key()] for name in self.experts}
+        steps = soup_steps({name: loss for name, loss in alone.items() if not math.isnan(loss)} or alone)
+        try:
+            candidate = soup_of(next(steps), self.experts)
+            while candidate.key() in losses:
+                candidate = soup_of(steps.send(losses[candidate.key()]), self.experts)
+        except StopIteration:
+            return None
+        return candidate
+
     def _method(self, fixed: Sequence[Trial]) -> str:
         """That of the best merge with equal coefficients; the first method if none could be evaluated."""
         equal = [
@@ -166,6 +184,13 @@ class _Plan:
         numbers = {trial.candidate.key(): trial.number for trial in done[: len(self.fixed)]}
         scales = sorted({0.0, 1 / len(self.experts), *self.curve})
         return tuple(CurvePoint(scale, numbers[curve_point(self.experts, scale).key()]) for scale in scales)
+
+
+def _loss(trial: Trial) -> float:
+    """One number that orders trials as their judgements do; NaN for a failed one."""
+    if trial.judgement is None:
+        return math.nan
+    return trial.judgement.objective if trial.judgement.feasible else MANY + trial.judgement.excess
 
 
 def _trial_seed(seed: int, number: int) -> int:
