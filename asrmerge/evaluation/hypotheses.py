@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -19,13 +19,16 @@ import numpy.typing as npt
 
 from asrmerge.errors import ManifestError
 from asrmerge.files import write_text
-from asrmerge.speech.audio import read_audio
-from asrmerge.speech.manifest import Utterance, json_line, read_json_lines, stored_path, unique_identifiers
+from asrmerge.speech.audio import read_utterance
+from asrmerge.speech.manifest import OWN_KEYS, Utterance, json_line, read_json_lines, stored_path, unique_identifiers
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """An utterance and its transcript by one model, both as written: ``text`` was said, ``prediction`` recognised."""
+    """An utterance and its transcript by one model, both as written: ``text`` was said, ``prediction`` recognised.
+
+    ``error`` says why there is no transcript, such as audio that cannot be read; ``silent`` that the audio holds no sound.
+    """
 
     identifier: str
     audio: Path
@@ -34,6 +37,10 @@ class Hypothesis:
     prediction: str
     speaker: str | None = None
     domain: str | None = None
+    start: float | None = None
+    fields: Mapping[str, str] = field(default_factory=dict, hash=False)
+    silent: bool = False
+    error: str | None = None
 
 
 class Transcriber(Protocol):
@@ -57,6 +64,8 @@ def hypothesis_of(utterance: Utterance, prediction: str) -> Hypothesis:
         prediction=prediction,
         speaker=utterance.speaker,
         domain=utterance.domain,
+        start=utterance.start,
+        fields=utterance.fields,
     )
 
 
@@ -84,6 +93,10 @@ def read_hypotheses(path: Path | str) -> tuple[Hypothesis, ...]:
             prediction=line.string("pred_text"),
             speaker=line.label("speaker"),
             domain=line.label("domain"),
+            start=line.offset(),
+            fields=line.fields(OWN_KEYS | {"pred_text", "silent", "error"}),
+            silent=line.content.get("silent") is True,
+            error=line.label("error"),
         )
         for line in lines
     )
@@ -134,7 +147,7 @@ def transcribe_manifest(
 
 
 def _transcribe(recognizer: Transcriber, utterances: Sequence[Utterance]) -> list[Hypothesis]:
-    texts = recognizer.transcribe([read_audio(utterance.audio, recognizer.sampling_rate) for utterance in utterances])
+    texts = recognizer.transcribe([read_utterance(utterance, recognizer.sampling_rate) for utterance in utterances])
     return [hypothesis_of(utterance, text) for utterance, text in zip(utterances, texts, strict=True)]
 
 
@@ -168,10 +181,14 @@ def _line(hypothesis: Hypothesis, folder: Path) -> str:
         {
             "id": hypothesis.identifier,
             "audio_filepath": stored_path(hypothesis.audio, folder),
+            "offset": hypothesis.start,
             "duration": hypothesis.duration,
             "text": hypothesis.text,
             "pred_text": hypothesis.prediction,
             "speaker": hypothesis.speaker,
             "domain": hypothesis.domain,
+            "silent": hypothesis.silent or None,
+            "error": hypothesis.error,
+            **hypothesis.fields,
         }
     )

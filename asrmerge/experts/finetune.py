@@ -22,7 +22,7 @@ from asrmerge.experts.settings import FinetuneSettings
 from asrmerge.experts.transcripts import TranscriptStyle, restyle
 from asrmerge.files import atomic_folder, write_json
 from asrmerge.recognizers.recognizer import CachingRecognizer, Precision, Recognizer, load_recognizer
-from asrmerge.speech.audio import read_audio
+from asrmerge.speech.audio import read_utterance
 from asrmerge.speech.manifest import Utterance
 
 TRAINING_FILE = "training.json"
@@ -142,7 +142,7 @@ class _Inputs:
         if self._encoder is not None:
             states = torch.cat([self._encoded(utterance) for utterance in batch])
             return {"batch": {"labels": labels}, "encoder_states": states}
-        samples = [read_audio(utterance.audio, self._recognizer.sampling_rate) for utterance in batch]
+        samples = [read_utterance(utterance, self._recognizer.sampling_rate) for utterance in batch]
         if speeds is not None:
             samples = speeds.change(samples, self._recognizer)
         return {"batch": {**self._recognizer.features(samples), "labels": labels}}
@@ -151,7 +151,7 @@ class _Inputs:
         assert self._encoder is not None
         states = self._states.get(utterance.audio)
         if states is None:
-            states = self._encoder.encode([read_audio(utterance.audio, self._recognizer.sampling_rate)])
+            states = self._encoder.encode([read_utterance(utterance, self._recognizer.sampling_rate)])
             self._bytes += states.nbytes
             if self._bytes <= _CACHE_BYTES:
                 self._states[utterance.audio] = states

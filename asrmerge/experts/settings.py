@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from asrmerge.experts.transcripts import TranscriptStyle
+from asrmerge.validation import Section
 
 
-class FinetuneSettings(BaseModel):
+class FinetuneSettings(Section):
     """Gentle by default: large task vectors don't merge."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     steps: int = Field(default=200, ge=1, description="at most; ends earlier when the validation loss flattens")
     batch_seconds: float = Field(default=24.0, gt=0, description="seconds of audio in a batch")

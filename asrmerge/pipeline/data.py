@@ -55,7 +55,16 @@ def content_key(utterances: Sequence[Utterance]) -> str:
 
 def _identity(utterance: Utterance) -> list[Any]:
     status = utterance.audio.stat()
-    return [utterance.identifier, utterance.text, utterance.speaker, str(utterance.audio), status.st_size, status.st_mtime_ns]
+    part = [utterance.start, utterance.duration] if utterance.start is not None else []
+    return [
+        utterance.identifier,
+        utterance.text,
+        utterance.speaker,
+        str(utterance.audio),
+        status.st_size,
+        status.st_mtime_ns,
+        *part,
+    ]
 
 
 def _read(name: str, source: DataSource | GeneralSource) -> DomainData:

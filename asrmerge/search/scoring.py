@@ -21,7 +21,7 @@ from asrmerge.evaluation.normalizers import normalizer
 from asrmerge.merging import LiveMerge
 from asrmerge.recognizers import CachingRecognizer, Precision, Recognizer, load_recognizer
 from asrmerge.search.candidate import Candidate, CandidateError
-from asrmerge.speech.audio import read_audio
+from asrmerge.speech.audio import read_utterance
 from asrmerge.speech.manifest import Utterance
 
 Audio = npt.NDArray[np.float32]
@@ -166,7 +166,7 @@ class Scorer:
     def _read(self, shard: int) -> list[Audio]:
         if shard not in self._audio:
             rate = self._recognizer.sampling_rate
-            self._audio[shard] = [read_audio(one.audio, rate) for one in self._job.shards[shard].utterances]
+            self._audio[shard] = [read_utterance(one, rate) for one in self._job.shards[shard].utterances]
         return self._audio[shard]
 
     def _short(self, audio: Sequence[Audio]) -> list[int]:

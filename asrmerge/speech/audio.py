@@ -12,24 +12,35 @@ import soxr  # type: ignore[import-untyped]
 
 from asrmerge.errors import AudioError
 from asrmerge.files import atomic_file
+from asrmerge.speech.manifest import Utterance
 
 FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 HASH_BLOCK = 1 << 18  # frames decoded at a time
+SLACK_SECONDS = 0.5  # by which manifests may round durations up
 
 
-def read_audio(path: Path | str, sampling_rate: int = 16_000) -> npt.NDArray[np.float32]:
+def read_audio(
+    path: Path | str, sampling_rate: int = 16_000, *, start: float = 0.0, duration: float | None = None
+) -> npt.NDArray[np.float32]:
     """The samples of ``path``: float32 [samples], mono (the mean of the channels), at ``sampling_rate`` hertz.
+
+    ``start`` and ``duration``, in seconds, take a part of it, which may end up to half a second beyond the file.
 
     Anything libsndfile reads (WAV, FLAC, Ogg, MP3, …); resampled by soxr at its high quality, which is what ``librosa.resample``
     does by default after seconds of import.
 
     Raises:
-        AudioError: if the file is missing, cannot be decoded, or holds no samples or values that are not finite.
+        AudioError: if the file is missing, cannot be decoded, holds no samples or values that are not finite, or ends before the
+            part that is asked for.
     """
     path = Path(path)
     _check_present(path)
     try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            rate = file.samplerate
+            first, count = _part(path, file, start, duration)
+            file.seek(first)
+            samples = file.read(count, dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
         raise _unreadable(path, error) from error
     if not len(samples):
@@ -40,6 +51,13 @@ def read_audio(path: Path | str, sampling_rate: int = 16_000) -> npt.NDArray[np.
     if rate != sampling_rate:
         mono = soxr.resample(mono, rate, sampling_rate, quality="HQ")
     return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def read_utterance(utterance: Utterance, sampling_rate: int = 16_000) -> npt.NDArray[np.float32]:
+    """The samples of an utterance, as :func:`read_audio` gives them."""
+    if utterance.start is None:
+        return read_audio(utterance.audio, sampling_rate)
+    return read_audio(utterance.audio, sampling_rate, start=utterance.start, duration=utterance.duration)
 
 
 def write_audio(path: Path | str, samples: npt.NDArray[np.floating], sampling_rate: int = 16_000) -> None:
@@ -85,6 +103,18 @@ def hash_audio(path: Path | str) -> str:
     if not frames:
         raise _empty(path)
     return digest.hexdigest()
+
+
+def _part(path: Path, file: soundfile.SoundFile, start: float, duration: float | None) -> tuple[int, int]:
+    """First frame and number of frames; all that there are from the first on where ``duration`` is not given."""
+    first, length = round(start * file.samplerate), int(file.frames)
+    count = length - first if duration is None else round(duration * file.samplerate)
+    if first + count > length + SLACK_SECONDS * file.samplerate or first > length:
+        raise AudioError(
+            f"{path}: seconds {start:g} to {start + count / file.samplerate:g} were asked for, but it lasts "
+            f"{length / file.samplerate:g} s; correct 'offset' and 'duration'."
+        )
+    return first, min(count, length - first)
 
 
 def _check_present(path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from asrmerge.content import content_folder, locate_domain
 from asrmerge.errors import ConfigError
@@ -26,16 +26,14 @@ from asrmerge.speech.grammar import SPLITS, Grammar, Split, read_grammar, split_
 from asrmerge.speech.manifest import Utterance, write_manifest
 from asrmerge.speech.synthesis import SpokenText, Synthesizer
 from asrmerge.speech.voices import base_voices, held_out_voices
-from asrmerge.validation import validate
+from asrmerge.validation import Section, validate
 
 _CACHE_FORMAT = 2  # raise it when the same domain files should give other audio
 _BABBLE_TALKERS = 40
 
 
-class DomainFile(BaseModel):
+class DomainFile(Section):
     """What ``domain.yaml`` holds."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     description: str

@@ -4,8 +4,9 @@ One line is one utterance::
 
     {"audio_filepath": "clips/0001.flac", "duration": 3.2, "text": "take two tablets", "speaker": "f03", "id": "0001"}
 
-``audio_filepath`` is absolute or relative to the manifest's folder; ``id``, ``speaker`` and ``domain`` may be left out; other
-keys are ignored, but for an ``offset`` above 0, which is refused.
+``audio_filepath`` is absolute or relative to the manifest's folder; ``id``, ``speaker`` and ``domain`` may be left out;
+``offset`` is where in the file the utterance begins, in seconds; further keys with text, a number or a truth value are kept as
+fields.
 Format: https://docs.nvidia.com/nemo-framework/user-guide/latest/nemotoolkit/asr/datasets.html
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,10 @@ from asrmerge.files import write_text
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording and what is said in it; ``duration`` in seconds."""
+    """One recording, or with ``start`` the ``duration`` seconds of it from there on, and what is said in it.
+
+    ``fields``: whatever else is known of it (accent, device, …), by name; an evaluation can be sliced by them.
+    """
 
     identifier: str
     audio: Path
@@ -33,6 +37,8 @@ class Utterance:
     text: str
     speaker: str | None = None
     domain: str | None = None
+    start: float | None = None
+    fields: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 def read_manifest(path: Path | str, *, domain: str | None = None) -> tuple[Utterance, ...]:
@@ -56,6 +62,8 @@ def read_manifest(path: Path | str, *, domain: str | None = None) -> tuple[Utter
             text=line.filled("text", "write what is said in the recording, or leave the line out"),
             speaker=line.label("speaker"),
             domain=domain if domain is not None else line.label("domain"),
+            start=line.offset(),
+            fields=line.fields(),
         )
         for line, file, identifier in zip(lines, audio, identifiers, strict=True)
     )
@@ -68,14 +76,20 @@ def write_manifest(path: Path | str, utterances: Iterable[Utterance]) -> None:
         {
             "id": utterance.identifier,
             "audio_filepath": stored_path(utterance.audio, path.parent),
+            "offset": utterance.start,
             "duration": utterance.duration,
             "text": utterance.text,
             "speaker": utterance.speaker,
             "domain": utterance.domain,
+            **utterance.fields,
         }
         for utterance in utterances
     )
     write_text(path, "".join(json_line(record) for record in records))
+
+
+# What is an utterance's own; a line's other keys are its fields.
+OWN_KEYS = frozenset({"id", "audio_filepath", "offset", "duration", "text", "speaker", "domain"})
 
 
 @dataclass(frozen=True)
@@ -111,6 +125,25 @@ class Line:
                 f"{self.place}: 'duration' is {json.dumps(value)}; write the recording's length in seconds, a number above 0."
             )
         return float(value)
+
+    def offset(self) -> float | None:
+        """Where in the file the utterance begins, in seconds; ``None`` where the line doesn't say: it is the whole file."""
+        value = self.content.get("offset")
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise ManifestError(
+                f"{self.place}: 'offset' is {json.dumps(value)}; write where the utterance begins in seconds, a number from 0 on."
+            )
+        return float(value)
+
+    def fields(self, own: frozenset[str] = OWN_KEYS) -> dict[str, str]:
+        """Everything but the utterance's own keys that is text, a number or a truth value, as text."""
+        return {
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in self.content.items()
+            if key not in own and isinstance(value, str | int | float)
+        }
 
     def label(self, key: str) -> str | None:
         """An optional name: text or a whole number; null, blank and absent are all ``None``."""
@@ -194,9 +227,6 @@ def _parse(text: str, place: str) -> Line:
 
 def _audio(line: Line, folder: Path) -> Path:
     audio = folder / line.filled("audio_filepath", "write the path of the audio file")
-    # Reading the whole file for a segment of it would score every segment against the whole recording.
-    if line.content.get("offset"):
-        raise ManifestError(f"{line.place}: 'offset' asks for a part of {audio}; cut the segments into files of their own.")
     if not _is_file(audio):
         raise ManifestError(f"{line.place}: there is no audio file {audio}; correct the path, or leave the line out.")
     return audio

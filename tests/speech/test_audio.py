@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asrmerge.errors import AudioError
-from asrmerge.speech.audio import hash_audio, read_audio, write_audio
+from asrmerge.speech.audio import hash_audio, read_audio, read_utterance, write_audio
+from asrmerge.speech.manifest import Utterance
 
 
 def tone(rate: int, seconds: float = 0.5, hertz: float = 440.0) -> np.ndarray:
@@ -105,3 +106,17 @@ def test_neither_manifests_nor_audio_nor_scorecards_import_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_part_of_a_file_is_read(tmp_path: Path) -> None:
+    samples = (np.arange(16_000) / 32_768).astype(np.float32)
+    write_audio(tmp_path / "a.wav", samples)
+    assert np.array_equal(read_audio(tmp_path / "a.wav", start=0.25, duration=0.5), samples[4_000:12_000])
+    assert np.array_equal(
+        read_audio(tmp_path / "a.wav", start=0.75, duration=0.5), samples[12_000:]
+    )  # rounded up by its manifest
+    part, whole = (Utterance("x", tmp_path / "a.wav", 0.5, "text", start=start) for start in (0.0, None))
+    assert len(read_utterance(part)) == 8_000 and len(read_utterance(whole)) == 16_000
+    for start, duration in ((2.0, None), (0.9, 0.7)):
+        with pytest.raises(AudioError, match=r"a\.wav: seconds .* were asked for, but it lasts 1 s; correct 'offset'"):
+            read_audio(tmp_path / "a.wav", start=start, duration=duration)

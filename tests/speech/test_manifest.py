@@ -32,7 +32,7 @@ def write(folder: Path, *lines: object) -> Path:
 
 def test_a_line_becomes_an_utterance(folder: Path) -> None:
     path = write(folder, {**GOOD, "id": "x", "speaker": 7, "domain": "legal", "lang": "en", "offset": 0})
-    assert read_manifest(path) == (Utterance("x", folder / "a.wav", 1.5, "take two", "7", "legal"),)
+    assert read_manifest(path) == (Utterance("x", folder / "a.wav", 1.5, "take two", "7", "legal", 0.0, {"lang": "en"}),)
 
 
 def test_the_domain_asked_for_takes_the_place_of_the_lines_own(folder: Path) -> None:
@@ -71,7 +71,7 @@ def test_blank_lines_byte_order_mark_and_line_separators_are_harmless(folder: Pa
         ({**GOOD, "audio_filepath": "none.wav"}, "there is no audio file .*none.wav; correct the path"),
         ({**GOOD, "audio_filepath": "x" * 5000}, "there is no audio file"),
         ({**GOOD, "audio_filepath": "sub"}, "there is no audio file"),
-        ({**GOOD, "offset": 2.5}, "'offset' asks for a part"),
+        ({**GOOD, "offset": -2.5}, "'offset' is -2.5; write where the utterance begins"),
         ({**GOOD, "duration": 0}, "'duration' is 0; write the recording's length in seconds, a number above 0"),
         ({**GOOD, "duration": -1.5}, "'duration' is -1.5"),
         ({**GOOD, "duration": float("nan")}, "'duration' is NaN"),
