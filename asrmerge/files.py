@@ -44,7 +44,11 @@ def write_json(path: Path, content: Any) -> None:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of ``path`` when the block ends well; else ``path`` stays as it was."""
+    """A temporary folder that takes the place of ``path`` when the block ends well; else ``path`` stays as it was.
+
+    Where ``path`` is a link, the folder that it points to is replaced.
+    """
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_up_after_killed(path)
     temporary = _temporary_folder(path, "new")
@@ -66,11 +70,14 @@ def _exchange(new: Path, path: Path) -> None:
         new.replace(path)
         return
     old = _temporary_folder(path, "old")
-    path.replace(old)
     try:
+        path.replace(old)
         new.replace(path)
     except BaseException:
-        old.replace(path)
+        if path.exists():
+            old.rmdir()
+        else:
+            old.replace(path)
         raise
     shutil.rmtree(old, ignore_errors=True)
 

@@ -56,15 +56,18 @@ def _describe(model_class: type[BaseModel], problem: ErrorDetails, content: Any)
     if problem["type"] == "missing":
         return f"the key '{key}' is missing; add it"
     message = problem["msg"].removeprefix("Value error, ").rstrip(".")
-    if message.startswith("Input "):
-        message = "it " + message.removeprefix("Input ")
+    kind, should, rest = message.partition(" should ")
+    if should and kind.isalpha():  # pydantic's name of what it is: Input, Tuple, String, …
+        message = f"it should {rest.replace(' after validation', '').replace('valid tuple', 'list')}"
     return f"'{key}' is {problem['input']!r}, but {message}" if key else message
 
 
 def _without_tags(location: tuple[int | str, ...], content: Any) -> tuple[int | str, ...]:
-    """``location`` without the names that pydantic puts in for the alternatives of a union."""
+    """``location`` without the names that pydantic puts in for a mapping's keys and the alternatives of a union."""
     kept: list[int | str] = []
     for part in location:
+        if part == "[key]":
+            continue
         if isinstance(content, dict):
             content = content.get(part)
         elif isinstance(content, (list, tuple)) and isinstance(part, int):

@@ -70,6 +70,40 @@ def test_a_failed_block_leaves_the_old_folder(tmp_path: Path, existing: bool, er
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == (["out", "out/old"] if existing else [])
 
 
+def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    for link, target in (("link", "real"), ("dangling", "made")):
+        (tmp_path / link).symlink_to(tmp_path / target)
+        with atomic_folder(tmp_path / link) as temporary:
+            (temporary / "new").write_text("new")
+        assert (tmp_path / link).is_symlink() and (tmp_path / target / "new").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "link", "made", "real"]
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_failed_exchange_leaves_the_old_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int, empty: bool
+) -> None:
+    """The first rename moves the old folder away (it fails where a disk is mounted there), the second puts the new one there."""
+    target = tmp_path / "out"
+    target.mkdir()
+    if not empty:
+        (target / "old").write_text("old")
+    before, calls, replace = sorted(target.rglob("*")), [], Path.replace
+
+    def fail(path: Path, other: Path) -> Path:
+        calls.append(path)
+        if len(calls) == failing:
+            raise OSError(16, "Device or resource busy")
+        return replace(path, other)
+
+    with pytest.raises(OSError, match="busy"), atomic_folder(target) as temporary:
+        (temporary / "new").write_text("new")
+        monkeypatch.setattr(Path, "replace", fail)
+    assert sorted(target.rglob("*")) == before and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_kill_leaves_no_half_folder(tmp_path: Path) -> None:
     code = f"""
 import os, signal

@@ -69,8 +69,6 @@ class AssembledCheckpoint(Checkpoint):
             CheckpointError: as :meth:`read`.
         """
         part = self._part(name)
-        if not reads_pieces(part.checkpoint):
-            return self.read(name).flatten()[start:stop]
         return _scaled(part.checkpoint.read_elements(part.name, start, stop), part.scale)
 
     def hash(self) -> str:
@@ -87,12 +85,6 @@ class AssembledCheckpoint(Checkpoint):
             return self.parts[name]
         except KeyError:
             raise CheckpointError(f"{self.label} has no tensor {name}: it has {len(self.parts)} others.") from None
-
-
-def reads_pieces(checkpoint: Checkpoint) -> bool:
-    """Whether ``read_elements`` gives what ``read`` does: not where a view computes its tensors as a whole only."""
-    kind = type(checkpoint)
-    return kind.read is Checkpoint.read or kind.read_elements is not Checkpoint.read_elements
 
 
 def _scaled(tensor: Tensor, scale: float) -> Tensor:

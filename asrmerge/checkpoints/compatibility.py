@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from asrmerge.checkpoints.checkpoint import Checkpoint
+from asrmerge.checkpoints.ctc_vocabulary import is_head
 from asrmerge.checkpoints.finite import is_finite
+from asrmerge.checkpoints.storage import read_json
 from asrmerge.errors import CheckpointError, IncompatibleError
 
 # Settings that change what the weights mean without changing any shape.
@@ -34,6 +36,7 @@ _ONE_BASE = "merge fine-tunes of one base only"
 _ENGLISH_TOKENS, _V3_TOKENS, _V3_BANDS = 51864, 51866, 128
 _SMALLEST_WHISPER = 51000
 _NEWEST_LANGUAGE = "<|yue|>"
+_GENERATION, _NO_TIMESTAMPS = "generation_config.json", "no_timestamps_token_id"
 _GENERATIONS = (
     "they are different Whisper generations (v3 has 128 mel bins, not 80, and one language token more, which moves the tokens "
     "after it)"
@@ -109,6 +112,8 @@ def _check_model(first: Named, other: Named) -> None:
 def _check_vocabulary(first: Named, other: Named) -> None:
     if first.checkpoint.model_type == "whisper":
         _check_whisper(first, other)
+    elif not any(is_head(name) for one in (first, other) for name in one.checkpoint.names):
+        return  # layers put together with the head of another model: nothing here stands for a token
     one, two = first.checkpoint.vocabulary(), other.checkpoint.vocabulary()
     if (one is None) != (two is None):
         without, having = (first, other) if one is None else (other, first)
@@ -144,12 +149,24 @@ def _check_whisper(first: Named, other: Named) -> None:
             f"Whisper's vocabulary has {sizes[0]} tokens in {first} and {sizes[1]} in {other}: {reason}"
             "their rows are different tokens, so merge fine-tunes of the same Whisper."
         )
+    starts = [_no_timestamps(one.checkpoint) for one in (first, other)]
+    if None not in starts and starts[0] != starts[1]:
+        raise IncompatibleError(
+            f"{_GENERATION} says {_NO_TIMESTAMPS} {starts[0]} in {first} and {starts[1]} in {other}: one has the token numbers "
+            "of another Whisper generation; if their tokenizers are the same, copy the right generation_config.json there."
+        )
     if bands[0] != bands[1]:
         reason = f"{_GENERATIONS}, so " if v3[0] != v3[1] else ""
         raise IncompatibleError(
             f"config.json says num_mel_bins {bands[0]} in {first} and {bands[1]} in {other}: {reason}"
             "merge fine-tunes of the same Whisper."
         )
+
+
+def _no_timestamps(checkpoint: Checkpoint) -> int | None:
+    """The number of the token that differs between English-only models, v2 and v3; None where no file says it."""
+    path = checkpoint.folder / _GENERATION
+    return read_json(path).get(_NO_TIMESTAMPS) if path.is_file() else None
 
 
 def _quoted(token: str | None) -> str:

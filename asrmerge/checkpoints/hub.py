@@ -8,7 +8,7 @@ from pathlib import Path
 from asrmerge.errors import CheckpointError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_BESIDE_WEIGHTS = ["*.json", "*.txt", "*.model", "LICENSE*", "language_model/*"]
+_BESIDE_WEIGHTS = ["*.json", "*.txt", "*.model", "LICENSE*", "README.md", "language_model/*"]
 _VARIANTS = ["*.fp32*", "*.fp16*", "*.bf16*", "*non_ema*"]  # second copies of the weights, in another precision
 
 

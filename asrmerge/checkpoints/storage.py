@@ -63,7 +63,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent} has no {path.name}: give a folder that save_pretrained wrote.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}): copy it again from where the model came from.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} must hold a JSON object, not a {type(content).__name__}: copy it again.")
@@ -89,7 +89,7 @@ class _Pickle:
             except RuntimeError:  # files from before PyTorch 1.6 are no zip archives and cannot be mapped
                 state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds here: UnpicklingError, EOFError, RuntimeError, OSError, …
-            reason = str(error).partition("\n")[0]
+            reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
             raise CheckpointError(
                 f"{path} is truncated or no plain state dict ({reason}): copy it again, or save the model as safetensors."
             ) from error

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asrmerge.checkpoints.assembled import reads_pieces
 from asrmerge.checkpoints.checkpoint import Checkpoint
 from asrmerge.checkpoints.compatibility import Named, read_finite
 from asrmerge.checkpoints.ctc_vocabulary import CTCVocabulary, is_bracketed, is_head, read_ctc_vocabulary
@@ -47,6 +46,11 @@ class AlignedCheckpoint(Checkpoint):
         """Parameter names, sorted."""
         return self.source.names
 
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """The tokens whose rows are borrowed, in the order of the joint vocabulary."""
+        return tuple(self.joint.tokens[row] for row in sorted(row for loan in self._loans for row in loan.rows))
+
     def vocabulary(self) -> dict[int, str]:
         """Row → token of the joint vocabulary."""
         return dict(enumerate(self.joint.tokens))
@@ -79,13 +83,24 @@ class AlignedCheckpoint(Checkpoint):
             joint[list(loan.rows)] = tensor[list(loan.lent)].to(dtype)
         return joint
 
+    def spread(self, name: str, own: Tensor) -> Tensor:
+        """What was measured on the model's own head, such as a Fisher diagonal, in the rows of the joint one; zero elsewhere.
+
+        Other tensors come back as they are.
+        """
+        if not is_head(name) or own.shape != self.source.shape(name):
+            return own
+        joint = own.new_zeros(self.shape(name))
+        joint[list(self._places)] = own
+        return joint
+
     def read_elements(self, name: str, start: int, stop: int) -> Tensor:
         """Elements ``start`` to ``stop`` of the flattened parameter.
 
         Raises:
             CheckpointError: as :meth:`read`.
         """
-        if is_head(name) or not reads_pieces(self.source):
+        if is_head(name):
             return self.read(name).flatten()[start:stop]
         return self.source.read_elements(name, start, stop)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from asrmerge.checkpoints.checkpoint import Checkpoint
 from asrmerge.checkpoints.finite import is_finite
 from asrmerge.checkpoints.safetensors_file import SafetensorsWriter, TensorSpec
-from asrmerge.errors import CheckpointError
+from asrmerge.errors import CheckpointError, ConfigError
 from asrmerge.files import atomic_folder, write_json, write_text
 
 RECIPE_FILE = "merge_recipe.yaml"
@@ -22,8 +22,8 @@ PROVENANCE_FILE = "merge_provenance.json"
 MAX_SHARD_BYTES = 5_000_000_000  # as transformers
 
 _WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".ot", ".gguf", ".nemo"}
-# What describes the donor and not what is written: its card, its training, its own making.
-_LEFT_OUT = {"readme.md", "trainer_state.json", "training.json", "all_results.json", "train_results.json", "eval_results.json"}
+# What describes the donor's training, and not what is written.
+_LEFT_OUT = {"trainer_state.json", "training.json", "all_results.json", "train_results.json", "eval_results.json"}
 _LANGUAGE_MODEL = "language_model"  # the folder that transformers' CTC processors with an n-gram model keep
 
 
@@ -76,10 +76,10 @@ def checkpoint_writer(
         CheckpointError: ``folder`` holds something other than a checkpoint, there is no room for it, or a value leaves the range
             of its dtype.
     """
-    _check_replaceable(folder)
+    check_replaceable(folder)
     shards = _plan_shards(specs, max_shard_bytes)
     size = sum(spec.nbytes for spec in specs.values())
-    with _room_for(folder, size), atomic_folder(folder) as temporary:
+    with room_for(folder, size), atomic_folder(folder) as temporary:
         _copy_beside_weights(donor, temporary)
         with ExitStack() as stack:
             yield CheckpointWriter(temporary, shards, stack)
@@ -110,16 +110,44 @@ def write_checkpoint(
             writer.write(name, tensor)
 
 
-def _check_replaceable(folder: Path) -> None:
+def check_output(folder: Path, inputs: Iterable[Path]) -> None:
+    """Check that replacing ``folder`` would not remove one of the folders that are read.
+
+    Raises:
+        ConfigError: it is one of them, or holds one.
+    """
+    for source in inputs:
+        if folder.resolve() in (source.resolve(), *source.resolve().parents):
+            raise ConfigError(f"{folder} is or holds the input {source} and would be replaced: give another output folder.")
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether the folder holds a full model."""
+    return (folder / "config.json").is_file()
+
+
+def check_replaceable(folder: Path, is_one: Callable[[Path], bool] = is_checkpoint, kind: str = "a checkpoint") -> None:
+    """Check that ``folder`` can be written anew: it is not there, empty, or of the kind that is written.
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    if folder.resolve().is_mount():
+        raise CheckpointError(f"{folder} is where a disk is mounted and can't be replaced: give a folder inside of it.")
     if folder.is_dir():
-        if any(folder.iterdir()) and not (folder / "config.json").is_file():
-            raise CheckpointError(f"{folder} holds something other than a checkpoint and is not replaced: give another folder.")
+        if any(folder.iterdir()) and not is_one(folder):
+            raise CheckpointError(f"{folder} holds something other than {kind} and is not replaced: give another folder.")
     elif folder.exists():
         raise CheckpointError(f"{folder} is a file and is not replaced: give the folder to write to.")
 
 
 @contextmanager
-def _room_for(folder: Path, size: int) -> Iterator[None]:
+def room_for(folder: Path, size: int) -> Iterator[None]:
+    """Write ``size`` bytes of weights to ``folder`` inside of the block.
+
+    Raises:
+        CheckpointError: there is no room for them.
+    """
     try:
         yield
     except OSError as error:

@@ -174,6 +174,18 @@ def test_whisper_v3_with_the_token_ids_of_v2(whisper_merge):
     )
 
 
+def test_generation_settings_of_another_whisper(whisper_merge):
+    """A fine-tune of v3 whose settings for decoding are those of v2."""
+    for name, number in (("base", 50364), ("legal", 50364), ("medical", 50363)):
+        path = whisper_merge.models / name / "generation_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"no_timestamps_token_id": number}))
+    whisper_merge.refused(
+        "generation_config.json says no_timestamps_token_id 50364 in base (", "and 50363 in medical (", "copy the right"
+    )
+    path.write_text("{}")  # older versions of transformers say nothing
+    assert whisper_merge.run() == (0, "")
+
+
 def test_mixed_float_types_merge_in_float32(merge):
     """The output has the base's types, and is rounded once."""
     types = {"base": torch.float16, "legal": torch.float32, "medical": torch.bfloat16}
@@ -285,6 +297,24 @@ def test_output_that_is_no_checkpoint(merge):
     merge.output.mkdir()
     (merge.output / "thesis.txt").write_text("dear")
     merge.refused(str(merge.output), "holds something other than a checkpoint")
+
+
+def test_output_that_holds_an_input(merge):
+    """Such as a training's folder, whose last state is the output and an earlier one an input."""
+    inner = shutil.copytree(merge.models / "legal", merge.output / "checkpoint-10")
+    experts = [{"name": "legal", "model": str(inner)}]
+    merge.write_recipe(experts=experts)
+    merge.refused(f"{merge.output} is or holds the input {inner}", "give another output folder")
+
+
+def test_a_disk_as_output(merge):
+    with small_disk(merge.output, 1_000_000):
+        merge.refused(f"{merge.output} is where a disk is mounted", "give a folder inside of it")
+
+
+def test_nested_too_deeply(merge):
+    (merge.models / "legal" / "vocab.json").write_text('{"a":' * 100_000)
+    merge.refused(str(merge.models / "legal" / "vocab.json"), "is not valid JSON", "copy it again")
 
 
 @contextmanager

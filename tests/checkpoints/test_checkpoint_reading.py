@@ -145,6 +145,11 @@ def break_pickle_truncated(folder):
     path.write_bytes(path.read_bytes()[:2000])
 
 
+def break_pickle_empty(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"")
+
+
 def break_pickle_code(folder):
     (folder / "model.safetensors").unlink()
     torch.save({"model": Path("x")}, folder / "pytorch_model.bin")
@@ -167,8 +172,13 @@ def break_pickle_content(folder):
         (break_header, "model.safetensors", "is truncated or not a safetensors file"),
         (break_shard_missing, "model-00002-of-", "is missing, but model.safetensors.index.json lists it: copy the missing shard"),
         (break_index, "model.safetensors.index.json", "has no weight_map"),
-        (break_pickle_truncated, "pytorch_model.bin", "is truncated or no plain state dict"),
-        (break_pickle_code, "pytorch_model.bin", "no plain state dict .*save the model as safetensors"),
+        (break_pickle_truncated, "pytorch_model.bin", r"is truncated or no plain state dict \([^()]+\): copy"),
+        (break_pickle_empty, "pytorch_model.bin", r"is truncated or no plain state dict \(EOFError\): copy"),
+        (
+            break_pickle_code,
+            "pytorch_model.bin",
+            r"no plain state dict \(Weights only load failed\): .*save the model as safetensors",
+        ),
         (break_pickle_content, "pytorch_model.bin", "holds more than tensors: save"),
     ],
 )

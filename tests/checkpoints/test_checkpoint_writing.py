@@ -53,7 +53,7 @@ def test_what_is_copied_and_what_is_not(tmp_path):
     donor = Checkpoint.open(folder)
     extra = {"merge_provenance.json": "{}\n", "vocab.json": "replaced"}
     write_checkpoint(tmp_path / "out", tensors(donor), donor=donor, extra_files=extra)
-    kept = {"config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json", "LICENSE"}
+    kept = {"config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json", "LICENSE", "README.md"}
     written = content(tmp_path / "out")
     assert set(written) == kept | {"language_model/5gram.bin", "model.safetensors", *extra}
     assert written["vocab.json"] == b"replaced"

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -21,6 +21,8 @@ class Outer(BaseModel):
     inner: Inner | None = None
     items: list[Inner] = Field(default_factory=list)
     table: dict[str, Inner] = Field(default_factory=dict)
+    pair: tuple[int, int] = (0, 0)
+    stacks: dict[Literal["encoder", "decoder"], int] = Field(default_factory=dict)
 
     @field_validator("count")
     @classmethod
@@ -33,17 +35,17 @@ class Outer(BaseModel):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "run.yaml must hold keys and values (method, count, inner, items, table), but is empty."),
-        ([1], "run.yaml must hold keys and values (method, count, inner, items, table), but is a list."),
+        (None, "run.yaml must hold keys and values (method, count, inner, items, table, pair, stacks), but is empty."),
+        ([1], "run.yaml must hold keys and values (method, count, inner, items, table, pair, stacks), but is a list."),
         ({}, "run.yaml: the key 'method' is missing; add it."),
         (
             {"metod": "linear"},
-            "run.yaml: unknown key 'metod'; did you mean 'method'? (known are count, inner, items, method, table) "
+            "run.yaml: unknown key 'metod'; did you mean 'method'? (known are count, inner, items, method, pair, stacks, table) "
             "(1 more after this one).",
         ),
         (
             {"method": "m", "zzzzz": 1},
-            "run.yaml: unknown key 'zzzzz'; known are count, inner, items, method, table.",
+            "run.yaml: unknown key 'zzzzz'; known are count, inner, items, method, pair, stacks, table.",
         ),
         (
             {"method": "m", "items": [{}, {"wieght": 1}]},
@@ -62,6 +64,9 @@ class Outer(BaseModel):
             "run.yaml: 'count' is 'many', but it should be a valid integer, unable to parse string as an integer.",
         ),
         ({"method": "m", "count": 13}, "run.yaml: 'count' is 13, but thirteen is unlucky; take fourteen."),
+        ({"method": "m", "pair": [1, 2, 3]}, "run.yaml: 'pair' is [1, 2, 3], but it should have at most 2 items, not 3."),
+        ({"method": "m", "pair": {"a": 1}}, "run.yaml: 'pair' is {'a': 1}, but it should be a list."),
+        ({"method": "m", "stacks": {"x": 1}}, "run.yaml: 'stacks.x' is 'x', but it should be 'encoder' or 'decoder'."),
     ],
 )
 def test_one_sentence(content, message):
