@@ -11,9 +11,11 @@ from pydantic.fields import FieldInfo
 
 from asrmerge.adapters.registry import find_adapter_methods
 from asrmerge.errors import ConfigError
+from asrmerge.merging.block import Method
 from asrmerge.merging.registry import find_methods
 from asrmerge.validation import suggest
 
+_EXPERTS = "experts"
 _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
@@ -24,7 +26,8 @@ def list_methods() -> str:
     width = max(map(len, [*models, *adapters])) + 2
     lines = ["Whole models, and LoRA adapters over their base:"]
     for name, method in models.items():
-        needs = "  (needs a base)" if method.needs_base else ""
+        special = " and ".join(need for need in _needs(method) if need != _EXPERTS)
+        needs = f"  (needs {special})" if special else ""
         lines += [f"  {name:{width}}{_summary(method)}{needs}", *_parameter_line(method, width)]
     lines += ["", "LoRA adapters into one adapter or full weights:"]
     for name, adapter_method in adapters.items():
@@ -42,10 +45,11 @@ def describe_method(name: str) -> str:
     if name not in known:
         raise ConfigError(f"unknown merge method '{name}'; {suggest(name, known)}.")
     method = known[name]
-    needs = "a base and experts" if getattr(method, "needs_base", False) else "experts"
-    if name not in find_methods():
-        needs = "LoRA adapters of one base"
-    lines = [name, "", inspect.cleandoc(type(method).__doc__ or ""), "", f"Needs: {needs}.", "", "Parameters:"]
+    needs = " and ".join(_needs(method)) if name in find_methods() else "LoRA adapters of one base"
+    lines = [name, "", inspect.cleandoc(type(method).__doc__ or ""), "", f"Needs: {needs}."]
+    if getattr(method, "weights_multiply", False):
+        lines += ["A search (asrmerge run) can tune its weights: name it in search.methods."]
+    lines += ["", "Parameters:"]
     fields = method.parameters.model_fields
     lines += [_describe(key, field) for key, field in fields.items()] or ["  none"]
     return "\n".join(lines)
@@ -53,6 +57,13 @@ def describe_method(name: str) -> str:
 
 def _summary(method: Any) -> str:
     return (inspect.getdoc(type(method)) or "").partition("\n")[0]
+
+
+def _needs(method: Method) -> list[str]:
+    count = getattr(method, "expert_count", None)
+    experts = _EXPERTS if count is None else "exactly one expert" if count == 1 else f"exactly {count} experts"
+    fishers = ["a Fisher file of each expert"] if getattr(method, "needs_fisher", False) else []
+    return [*(["a base"] if method.needs_base else []), experts, *fishers]
 
 
 def _parameter_line(method: Any, width: int) -> Iterable[str]:

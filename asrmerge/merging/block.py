@@ -84,7 +84,8 @@ class Method(Protocol):
 
     One that looks at each entry by itself may say so with ``elementwise = True``: it is then given tensors in pieces, flattened.
     One whose weights multiply the task vectors, so that a search may tune them, says ``weights_multiply = True``: twice the
-    weights add twice as much to the base.
+    weights add twice as much to the base. One that merges so many experts only says ``expert_count``, and one that cannot do
+    without every expert's Fisher information ``needs_fisher = True``: recipes are checked for it.
     """
 
     @property
@@ -111,6 +112,18 @@ class Preparing(Protocol):
         Args:
             blocks: each call is one pass over the model, which reads every tensor again.
         """
+        ...
+
+
+@runtime_checkable
+class Additive(Protocol):
+    """A slow method whose weights do no more than add up: θ₀ + Σ wₜpₜ, where the parts pₜ are the same for all weights but 0.
+
+    A search, which merges the same experts with many weights, computes the parts once.
+    """
+
+    def parts(self, block: Block, parameters: Any) -> Sequence[Tensor] | None:
+        """pₜ of every expert of the block, float32, of its shape; None where ``merge`` is fast. Its weights do not matter."""
         ...
 
 

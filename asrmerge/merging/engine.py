@@ -17,14 +17,15 @@ from torch import Tensor
 from asrmerge import __version__
 from asrmerge.checkpoints.checkpoint import Checkpoint
 from asrmerge.checkpoints.vocabulary_alignment import vocabulary_files
-from asrmerge.checkpoints.writing import PROVENANCE_FILE, RECIPE_FILE, CheckpointWriter, checkpoint_writer
-from asrmerge.errors import AsrmergeError, ConfigError
+from asrmerge.checkpoints.writing import PROVENANCE_FILE, RECIPE_FILE, CheckpointWriter, check_output, checkpoint_writer
+from asrmerge.errors import AsrmergeError
 from asrmerge.merging.block import Block, Method, Parameters
 from asrmerge.merging.budget import MemoryBudget
 from asrmerge.merging.layers import rewrite_config, rewrite_generation
 from asrmerge.merging.plan import MergePlan, PlannedUnit, plan_merge
 from asrmerge.merging.recipe import Recipe
 from asrmerge.merging.references import open_model
+from asrmerge.merging.units import is_variance
 
 PIECE = 1 << 19  # elements of a tensor that are merged at once where the method allows it: pieces stay in the processor's cache
 MEMORY = 1 << 30  # bytes of tensors in work at once, save that one parameter always fits
@@ -77,15 +78,13 @@ def merge_to_folder(
         on_progress: called with the parameters' elements that are done and all of them.
 
     Raises:
-        ConfigError: as ``merge_tensors``; ``output`` is one of the models to merge.
+        ConfigError: as ``merge_tensors``; ``output`` is or holds one of the models to merge.
         CheckpointError: a model is missing, corrupt or not compatible, or ``output`` is something other than a checkpoint.
     """
     output = Path(output)
     base = open_model(recipe.base) if recipe.base is not None else None
     experts = [open_model(expert.model) for expert in recipe.experts]
-    for checkpoint in (base, *experts):
-        if checkpoint is not None and checkpoint.folder.resolve() == output.resolve():
-            raise ConfigError(f"{output} is one of the models to merge and would be replaced: give another output folder.")
+    check_output(output, [checkpoint.folder for checkpoint in (base, *experts) if checkpoint is not None])
     plan = plan_merge(recipe, base, experts)
     files = {expert.name: checkpoint for expert, checkpoint in zip(recipe.experts, experts, strict=True)}
     donor = plan.donor if recipe.donor in (None, "base") else files[recipe.donor]
@@ -110,7 +109,7 @@ def merge_to_folder(
 
 
 def merge_block(method: Method, block: Block, parameters: Parameters) -> Tensor:
-    """What the method makes of the block, without gradients.
+    """What the method makes of the block, without gradients; a variance no smaller than the models'.
 
     Raises:
         AsrmergeError: the method returned another shape, as a faulty plugin might.
@@ -122,6 +121,10 @@ def merge_block(method: Method, block: Block, parameters: Parameters) -> Tensor:
             f"the method {method.name} made {list(merged.shape)} of {block.name}, which has shape {list(block.shape)}: "
             "report it to the method's author."
         )
+    if is_variance(block.name):
+        # Task vectors may add up to a negative variance, and so to a model that gives NaN.
+        given = [*block.experts, *([] if block.base is None else [block.base])]
+        return torch.maximum(merged, torch.stack(given).amin(dim=0))
     return merged
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from asrmerge.checkpoints.names import canonical_name, tied_names
 from asrmerge.errors import CheckpointError, ConfigError, IncompatibleError
-from asrmerge.merging.block import Block, Parameters, Preparing, RestoredExperts
+from asrmerge.merging.block import Additive, Block, Method, Parameters, Preparing, RestoredExperts, add_scaled
 from asrmerge.merging.engine import merge_block
 from asrmerge.merging.registry import get_method
 from asrmerge.merging.structure import Place, plan_places
@@ -36,8 +36,10 @@ class LiveMerge:
     """Holds base and task vectors in float32 beside a live model, and writes merges into its parameters.
 
     The base is what ``model`` holds when this is made. Methods are the engine's own; blocks come with their task vectors, so
-    linear and task arithmetic are one fused multiply-add per expert, and values equal the engine's to float32 rounding.
-    Memory, on the model's device: (1 + number of experts) × the model in float32, and a copy of a base that is not in float32.
+    linear and task arithmetic are one fused multiply-add per expert, and values equal the engine's to float32 rounding. An
+    additive method's parts are kept as long as method, parameters and experts stay the same: only the first merge is slow.
+    Memory, on the model's device: (1 + number of experts) × the model in float32, and a copy of a base that is not in float32;
+    with an additive method, number of experts × the matrices in float32 more.
     """
 
     def __init__(self, model: nn.Module, experts: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -59,6 +61,8 @@ class LiveMerge:
         places = plan_places(unit_shapes(units, {name: tensor.shape for name, tensor in targets.items()}), model_type)
         self._residents = [_resident(unit, places[unit.name], targets, states) for unit in units if not unit.copied]
         self._names = tuple(states)
+        self._parts_of: tuple[str, Parameters, tuple[str, ...]] | None = None
+        self._parts: list[Sequence[Tensor] | None] = []
 
     @torch.no_grad()
     def apply(self, method: str, weights: Mapping[str, float], parameters: Mapping[str, Any] | Parameters | None = None) -> None:
@@ -71,18 +75,15 @@ class LiveMerge:
         if isinstance(parameters, Parameters):
             parameters = parameters.model_dump()
         checked = validate(chosen.parameters, dict(parameters or {}), f"parameters of {method}")
-        names = self._check_names(weights)
-        values = [float(weights[name]) for name in names]
-
-        def blocks(prepared: Any = None) -> Iterator[Block]:
-            for resident in self._residents:
-                deltas = [resident.deltas[name] for name in names]
-                experts = RestoredExperts(resident.base, deltas)
-                yield Block(resident.unit.name, resident.base, experts, values, deltas, names, resident.place, prepared=prepared)
-
-        prepared = chosen.prepare(blocks, checked) if isinstance(chosen, Preparing) else None
-        for resident, block in zip(self._residents, blocks(prepared), strict=True):
-            merged = merge_block(chosen, block, checked)
+        values = {name: float(weights[name]) for name in self._check_names(weights)}
+        used = {name: value for name, value in values.items() if value != 0}
+        all_parts = self._find_parts(chosen, checked, tuple(used))
+        prepared = chosen.prepare(lambda: self._blocks(values), checked) if isinstance(chosen, Preparing) else None
+        for resident, block, parts in zip(self._residents, self._blocks(values, prepared), all_parts, strict=True):
+            if parts is None:
+                merged = merge_block(chosen, block, checked)
+            else:
+                merged = add_scaled(resident.base.clone(), parts, list(used.values()))
             _write(resident.targets, resident.unit.decompose(merged, resident.stored))
 
     @torch.no_grad()
@@ -90,6 +91,23 @@ class LiveMerge:
         """Put the base back, to the bit."""
         for resident in self._residents:
             _write(resident.targets, resident.stored)
+
+    def _blocks(self, weights: Mapping[str, float], prepared: Any = None) -> Iterator[Block]:
+        names, values = list(weights), list(weights.values())
+        for resident in self._residents:
+            deltas = [resident.deltas[name] for name in names]
+            experts = RestoredExperts(resident.base, deltas)
+            yield Block(resident.unit.name, resident.base, experts, values, deltas, names, resident.place, prepared=prepared)
+
+    def _find_parts(self, method: Method, parameters: Parameters, names: tuple[str, ...]) -> Sequence[Sequence[Tensor] | None]:
+        """An additive method's parts of these experts by resident, None where it has none; kept until others are asked for."""
+        if not isinstance(method, Additive) or not names:
+            return [None] * len(self._residents)
+        if self._parts_of != (method.name, parameters, names):
+            self._parts_of, self._parts = None, []  # so that two sets are never held
+            self._parts = [method.parts(block, parameters) for block in self._blocks(dict.fromkeys(names, 1.0))]
+            self._parts_of = method.name, parameters, names
+        return self._parts
 
     def _check_names(self, weights: Mapping[str, float]) -> list[str]:
         for name in weights:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -140,12 +141,10 @@ def plain(name: str, conditions: Conditions, place: str, remedy: str) -> Any:
 def _read(name: str, setting: Any, place: str) -> list[Condition]:
     if setting is None or setting == []:
         return []
-    if not isinstance(setting, list):
-        setting = [setting]
-    elif not any(isinstance(one, dict) for one in setting):
-        return [Condition(None, [_number(one) for one in setting])]
+    if isinstance(setting, list) and not any(isinstance(one, dict) for one in setting):
+        setting = {"value": setting}  # over the layers
     found = []
-    for one in setting:
+    for one in setting if isinstance(setting, list) else [setting]:
         if not isinstance(one, dict):
             one = {"value": one}
         value, tensor = one.get("value"), one.get("filter")
@@ -154,14 +153,18 @@ def _read(name: str, setting: Any, place: str) -> list[Condition]:
                 f"{place}: the parameter '{name}' has {one}; "
                 "give a value, a list over the layers, or a list with 'filter' and 'value' in each entry."
             )
-        value = [_number(item) for item in value] if isinstance(value, list) else _number(value)
-        found.append(Condition(None if tensor in (None, "*") else str(tensor).strip("."), value))
+        read = [_number(name, item, place) for item in value] if isinstance(value, list) else _number(name, value, place)
+        found.append(Condition(None if tensor in (None, "*") else str(tensor).strip("."), read))
     return found
 
 
-def _number(value: Any) -> Any:
-    """YAML reads 1e-5, without a point, as a string."""
+def _number(name: str, value: Any, place: str) -> float:
+    """A finite number, or true or false. YAML reads 1e-5, without a point, as a string."""
     try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+        number: float = float(value) if isinstance(value, str) else value
+        finite = math.isfinite(number)
+    except (TypeError, ValueError, OverflowError):
+        finite = False
+    if not finite:
+        raise ConfigError(f"{place}: the parameter '{name}' is {value!r}; give a finite number, or true or false.")
+    return number

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
 from asrmerge.errors import ConfigError
 from asrmerge.merging.mergekit_parameters import (
@@ -26,9 +26,9 @@ from asrmerge.merging.mergekit_parameters import (
     plain,
     resolve,
 )
-from asrmerge.merging.recipe import PASSTHROUGH, Recipe
+from asrmerge.merging.recipe import PASSTHROUGH, Dtype, Recipe
 from asrmerge.merging.registry import get_method
-from asrmerge.validation import suggest, validate
+from asrmerge.validation import Section, suggest, validate
 
 _T = TypeVar("_T")
 _Parameters = dict[str, Any] | None
@@ -48,11 +48,7 @@ def _reference(value: Any) -> Any:
 _Model = Annotated[str, BeforeValidator(_reference), Field(min_length=1)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Input(_Section):
+class _Input(Section):
     model: _Model
     parameters: _Parameters = None
 
@@ -61,20 +57,20 @@ class _Source(_Input):
     layer_range: tuple[int, int]
 
 
-class _Slice(_Section):
+class _Slice(Section):
     sources: tuple[_Source, ...] = Field(min_length=1)
     base_model: _Model | None = None
     residual_weight: float | None = None
     parameters: _Parameters = None
 
 
-class _Module(_Section):
+class _Module(Section):
     slices: tuple[_Slice, ...] | None = None
     models: tuple[_Input, ...] | None = None
     parameters: _Parameters = None
 
 
-class _Tokenizer(_Section):
+class _Tokenizer(Section):
     source: _Model = "union"
     tokens: dict[str, Any] | None = None
     pad_to_multiple_of: int | None = None
@@ -84,8 +80,8 @@ class _Configuration(_Module):
     merge_method: str
     base_model: _Model | None = None
     modules: dict[Literal["encoder", "decoder"], _Module] | None = None
-    dtype: str | None = None
-    out_dtype: str | None = None
+    dtype: str | None = None  # that of the result only where there is no out_dtype
+    out_dtype: Dtype | None = None
     tokenizer_source: _Model | None = None
     tokenizer: _Tokenizer | None = None
     chat_template: str | None = None
@@ -157,7 +153,13 @@ def read_mergekit(content: Mapping[str, Any], place: str = "recipe") -> Recipe:
     for region, settings in zip(regions, found, strict=True):
         recipe["groups"] += _rules(region.targets, {key: settings[key] for key in differing})
     made = validate(Recipe, {key: value for key, value in recipe.items() if value not in (None, [])}, place)
-    made.check(place)
+    try:
+        made.check(place)
+    except ConfigError as error:
+        message = str(error)
+        for theirs, (ours, _) in method.parameters.items():
+            message = message.replace(f"'{ours}' is", f"'{theirs}' is")
+        raise ConfigError(message) from None
     return made
 
 
@@ -307,7 +309,7 @@ def _translate(name: str, method: Translation, region: _Region, models: _Models,
     if found.get(("parameters", "density")) == (Condition(None, 1.0),) and ("parameters", "epsilon") in found:
         found["parameters", "epsilon"] = (Condition(None, 0.0),)  # where nothing is dropped, mergekit doesn't look at it
     if name == "slerp":
-        found |= _slerp_weights(setting("t", region.outer), models)
+        found |= _slerp_weights(setting("t", region.outer), models, place)
     if name == "nuslerp":
         flatten, by_row = (
             plain(theirs, setting(theirs, region.outer, default), place, "give true or false")
@@ -330,8 +332,11 @@ def _normalized(
     return {key: (Condition(None, value / total if abs(total) >= 1e-8 else value),) for key, value in weights.items()}
 
 
-def _slerp_weights(t: Conditions, models: _Models) -> dict[tuple[str, str], Conditions]:
+def _slerp_weights(t: Conditions, models: _Models, place: str) -> dict[tuple[str, str], Conditions]:
     """1 − t for the base and t for the other."""
+    for number in (number for one in t for number in (one.value if isinstance(one.value, list) else [one.value])):
+        if not 0 <= number <= 1:
+            raise ConfigError(f"{place}: the parameter 't' is {number}; give numbers from 0 to 1.")
 
     def mirrored(value: Any) -> Any:
         return [1 - item for item in value] if isinstance(value, list) else 1 - value

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from asrmerge.checkpoints.checkpoint import Checkpoint
 from asrmerge.checkpoints.compatibility import check_compatible, read_finite
-from asrmerge.checkpoints.safetensors_file import SafetensorsReader, TensorSpec
+from asrmerge.checkpoints.safetensors_file import TensorSpec
 from asrmerge.checkpoints.vocabulary_alignment import aligned
-from asrmerge.errors import ConfigError, IncompatibleError
+from asrmerge.errors import ConfigError
 from asrmerge.merging.block import Block, Method, Parameters, Preparing, RestoredExperts
+from asrmerge.merging.fishers import Fisher, open_fishers
 from asrmerge.merging.layers import Layout, assemble, plan_layout, select_layers
 from asrmerge.merging.recipe import PASSTHROUGH, Choice, GroupRule, Recipe, has_part
-from asrmerge.merging.structure import Place, plan_places
+from asrmerge.merging.structure import Place, matches, plan_places
 from asrmerge.merging.units import Unit, plan_units, unit_shapes
 from asrmerge.validation import suggest
 
@@ -55,7 +56,7 @@ class MergePlan:
     base: Checkpoint | None
     experts: tuple[Checkpoint, ...]
     names: tuple[str, ...]
-    fishers: tuple[SafetensorsReader, ...]  # one per expert, or none at all
+    fishers: tuple[Fisher, ...]  # one per expert, or none at all
     donor: Checkpoint  # what names and dtypes are taken from: the base, or the first expert listed
     units: tuple[PlannedUnit, ...]
     specs: Mapping[str, TensorSpec]
@@ -69,7 +70,7 @@ class MergePlan:
             own if expert is self.donor else unit.compose(self._read(expert, unit, name))
             for name, expert in zip(self.names, self.experts, strict=True)
         ]
-        fishers = [fisher.read(unit.name).to(torch.float32) for fisher in self.fishers]
+        fishers = [fisher.read(unit.name) for fisher in self.fishers]
         return self._block(planned, own if self.base is not None else None, experts, fishers, prepared)
 
     def piece(self, planned: PlannedUnit, start: int, stop: int, prepared: object = None) -> Block:
@@ -80,7 +81,7 @@ class MergePlan:
 
         base = read(self.base, "base") if self.base is not None else None
         experts = [read(expert, name) for name, expert in zip(self.names, self.experts, strict=True)]
-        fishers = [fisher.read_elements(planned.unit.name, start, stop).to(torch.float32) for fisher in self.fishers]
+        fishers = [fisher.read_elements(planned.unit.name, start, stop) for fisher in self.fishers]
         return self._block(planned, base, experts, fishers, prepared)
 
     def read_donor(self, unit: Unit) -> list[Tensor]:
@@ -157,11 +158,13 @@ def plan_merge(recipe: Recipe, base: Checkpoint | None, experts: Sequence[Checkp
                 f"recipe: the method {method.name} needs a base; add the key 'base' with the model that was fine-tuned."
             )
     check_compatible(checkpoints, labels if base is None else ["base", *labels])
+    ordered = tuple(experts[index] for index in order)
+    shapes = {planned.unit.name: planned.shape for planned in units if not planned.unit.copied}
     return MergePlan(
         base=base,
-        experts=tuple(experts[index] for index in order),
+        experts=ordered,
         names=names,
-        fishers=_open_fishers(recipe, order, units),
+        fishers=open_fishers([recipe.experts[index] for index in order], ordered, shapes),
         donor=checkpoints[0],
         units=units,
         specs=_specs(checkpoints[0], recipe),
@@ -218,11 +221,14 @@ def _plan_units(recipe: Recipe, donor: Checkpoint, names: Sequence[str]) -> tupl
             unit = replace(unit, copied=True)
         planned.append(PlannedUnit(unit, place, tuple(shapes[unit.name]), choice.method, parameters, weights))
     for rule in recipe.groups:
-        _check_names(rule, planned)
+        _check_rule(rule, planned)
     return tuple(planned)
 
 
-def _check_names(rule: GroupRule, planned: Sequence[PlannedUnit]) -> None:
+def _check_rule(rule: GroupRule, planned: Sequence[PlannedUnit]) -> None:
+    if not any(matches(one.place.group, rule.group) for one in planned):
+        known = {re.sub(r"\.\d+", ".*", one.place.group) for one in planned}
+        raise ConfigError(f"recipe: no parameter of this model is in the group '{rule.group}'; {suggest(rule.group, known)}.")
     for part in rule.tensor or ():
         if not any(has_part(one.unit.name, part) for one in planned):
             known = {segment for one in planned for segment in one.unit.name.split(".") if not segment.isdigit()}
@@ -238,28 +244,3 @@ def _specs(donor: Checkpoint, recipe: Recipe) -> dict[str, TensorSpec]:
         stored = donor.dtype(name)
         specs[name] = TensorSpec((wanted or stored) if stored.is_floating_point else stored, tuple(donor.shape(name)))
     return specs
-
-
-def _open_fishers(recipe: Recipe, order: Sequence[int], units: Sequence[PlannedUnit]) -> tuple[SafetensorsReader, ...]:
-    paths = [recipe.experts[index].fisher for index in order]
-    given = [path for path in paths if path is not None]
-    if not given:
-        return ()
-    if len(given) < len(paths):
-        lacking = next(recipe.experts[index].name for index in order if recipe.experts[index].fisher is None)
-        raise ConfigError(f"recipe: the expert {lacking} has no Fisher file but others have; give 'fisher' for all or for none.")
-    readers = tuple(SafetensorsReader(Path(path).expanduser()) for path in given)
-    for reader in readers:
-        for planned in units:
-            if planned.unit.copied:
-                continue
-            if planned.unit.name not in reader.names():
-                raise IncompatibleError(
-                    f"{reader.path} has no tensor {planned.unit.name}: compute the Fisher of this expert again."
-                )
-            if reader.shape(planned.unit.name) != planned.shape:
-                raise IncompatibleError(
-                    f"{planned.unit.name} has shape {list(reader.shape(planned.unit.name))} in {reader.path} and "
-                    f"{list(planned.shape)} in the model: compute the Fisher of this expert again."
-                )
-    return readers

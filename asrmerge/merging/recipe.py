@@ -140,10 +140,11 @@ class Recipe(Section):
         Raises:
             ConfigError: no YAML, an unknown key or method, or a wrong value; one sentence with place, key and remedy.
         """
-        try:
-            content = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{place} is not valid YAML ({' '.join(str(error).split())}): correct it there.") from error
+        return cls.from_content(_parse(text, place), place)
+
+    @classmethod
+    def from_content(cls, content: Any, place: str = "recipe") -> Recipe:
+        """The recipe in what a YAML file holds; as ``from_yaml``."""
         if isinstance(content, dict) and "merge_method" in content:
             from asrmerge.merging.mergekit_recipe import read_mergekit  # here, because it makes recipes
 
@@ -159,11 +160,7 @@ class Recipe(Section):
         Raises:
             ConfigError: the file cannot be read, or as ``from_yaml``.
         """
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} cannot be read ({error}): give a recipe in YAML.") from error
-        return cls.from_yaml(text, str(path))
+        return cls.from_content(read_yaml(path), str(path))
 
     def to_yaml(self) -> str:
         """The recipe as YAML; ``from_yaml`` gives it back."""
@@ -178,7 +175,7 @@ class Recipe(Section):
         """Check methods and parameters, at every knot of those that run over the depth.
 
         Raises:
-            ConfigError: an unknown method or parameter, or a value out of bounds.
+            ConfigError: an unknown method or parameter, a value out of bounds, or experts that the method has no use for.
         """
         for rule in (None, *self.groups):
             where = place if rule is None else f"{place}: {rule}"
@@ -187,6 +184,7 @@ class Recipe(Section):
                 method = get_method(name)
             except ConfigError as error:
                 raise ConfigError(f"{where}: {error}") from None
+            self._check_experts(method, where)
             given = self._parameters(method.name, [] if rule is None else [rule])
             for knot in knots(given.values()):
                 validate(method.parameters, at_position(given, knot), f"{where}: parameters of {method.name}")
@@ -225,6 +223,16 @@ class Recipe(Section):
         lists = {name: value for name, value in self.parameters.items() if isinstance(value, (list, tuple))}
         return hash_content(self._content() | {"parameters": defaults | lists})
 
+    def _check_experts(self, method: Method, place: str) -> None:
+        wanted, given = getattr(method, "expert_count", None), len(self.experts)
+        if wanted is not None and given != wanted:
+            raise ConfigError(
+                f"{place}: {method.name} merges exactly {wanted} of the 'experts', and there are {given}; change either."
+            )
+        lacking = [expert.name for expert in self.experts if expert.fisher is None]
+        if lacking and getattr(method, "needs_fisher", False):
+            raise ConfigError(f"{place}: {method.name} needs each expert's Fisher file; add the key 'fisher' to {lacking[0]}.")
+
     def _parameters(self, method: str, rules: Sequence[GroupRule]) -> dict[str, Any]:
         """Parameters of the whole model, where it is the same method, and those of the rules that name no other."""
         merged = dict(self.parameters) if method == self.method else {}
@@ -238,6 +246,26 @@ class Recipe(Section):
         if not self.groups:
             del content["groups"]
         return content
+
+
+def read_yaml(path: Path) -> Any:
+    """What a recipe's file holds, not yet checked.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not YAML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}): give a recipe in YAML.") from error
+    return _parse(text, str(path))
+
+
+def _parse(text: str, place: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{place} is not valid YAML ({' '.join(str(error).split())}): correct it there.") from error
 
 
 def has_part(name: str, part: str) -> bool:

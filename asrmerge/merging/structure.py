@@ -116,7 +116,7 @@ def _ctc_group(segments: Sequence[str]) -> str:
 def _role(segments: Sequence[str], shape: Sequence[int]) -> Role:
     if _is_norm(segments):
         return "norm"
-    if segments[-1] == "bias":
+    if segments[-1].startswith("bias"):  # Parakeet's attention has a bias_u and a bias_v
         return "bias"
     if _is_head(segments):
         return "head"
@@ -126,7 +126,8 @@ def _role(segments: Sequence[str], shape: Sequence[int]) -> Role:
 
 
 def _is_norm(segments: Sequence[str]) -> bool:
-    return len(segments) > 1 and segments[-2].endswith("norm")
+    # Parakeet says norm_conv where others say conv_layer_norm.
+    return len(segments) > 1 and (segments[-2].endswith("norm") or segments[-2].startswith("norm_"))
 
 
 def _is_head(segments: Sequence[str]) -> bool:

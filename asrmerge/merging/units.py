@@ -51,6 +51,11 @@ def plan_units(dtypes: Mapping[str, torch.dtype], model_type: str) -> tuple[Unit
     return tuple(units)
 
 
+def is_variance(name: str) -> bool:
+    """Whether a parameter is batch normalisation's running variance (Parakeet has it), which must stay positive."""
+    return name.endswith(".running_var")
+
+
 def unit_shapes(units: Sequence[Unit], shapes: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
     """The shape of every unit as methods see it, by name; ``shapes``: of the stored tensors."""
     return {unit.name: shapes[unit.members[-1]] for unit in units}

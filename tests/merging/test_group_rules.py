@@ -144,3 +144,20 @@ def test_dtype_donor_and_progress(models, tmp_path):
     assert seen == sorted(seen) and seen[-1][0] == seen[-1][1] > 0
     with pytest.raises(ConfigError, match="the donor 'leagl' is not one of the models; did you mean 'legal'"):
         Recipe.from_yaml(recipe(models, donor="legal").to_yaml().replace("donor: legal", "donor: leagl"))
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        ("decodr", r"is in the group 'decodr'; did you mean 'decoder'\? \(known are decoder, decoder\.\*\.cross, "),
+        ("encoder.7", r"'encoder\.7'; did you mean 'encoder\.\*'"),
+        ("head", "'head'; known are decoder"),
+    ],
+)
+def test_a_group_that_the_model_lacks(tmp_path, group, message):
+    folder = save(tiny_model("whisper"), tmp_path / "model")
+    recipe = Recipe.from_yaml(
+        f"method: linear\nexperts: [{{name: a, model: {folder}}}]\ngroups: [{{group: {group}, weights: {{a: 0.5}}}}]"
+    )
+    with pytest.raises(ConfigError, match=message):
+        merge_tensors(recipe, None, [Checkpoint.open(folder)])

@@ -85,3 +85,38 @@ def test_other_methods_give_finite_models(name: str, method: str, tmp_path: Path
     merge_to_folder(recipe, tmp_path / "out")
     loaded = AutoModelForCTC.from_pretrained(tmp_path / "out")
     assert all(torch.isfinite(value).all() for value in loaded.state_dict().values())
+
+
+def test_running_variances_stay_positive(tmp_path: Path) -> None:
+    """Three task vectors that shrink a variance by half add up to less than nothing."""
+    models("parakeet", tmp_path)
+    for seed, which in enumerate(("base", "a", "b", "c")):
+        model = AutoModelForCTC.from_pretrained(tmp_path / ("a" if which == "c" else which))
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_var"):
+                buffer.copy_((1.0 if which == "base" else 0.5) + 0.01 * seed + torch.rand(buffer.shape) / 10)
+        model.save_pretrained(tmp_path / which)
+    opened = {which: Checkpoint.open(tmp_path / which) for which in ("base", "a", "b", "c")}
+    experts = [{"name": one, "model": str(tmp_path / one)} for one in ("a", "b", "c")]
+    for method in ("task_arithmetic", "dare_linear", "linear"):
+        merge_to_folder(
+            Recipe.model_validate({"method": method, "base": str(tmp_path / "base"), "experts": experts}), tmp_path / "out"
+        )
+        merged = Checkpoint.open(tmp_path / "out")
+        for name in (name for name in merged.names if name.endswith("running_var")):
+            given = torch.stack([checkpoint.read(name) for checkpoint in opened.values()])
+            assert (merged.read(name) >= given.amin(dim=0)).all(), method
+            if method == "linear":
+                torch.testing.assert_close(merged.read(name), given[1:].mean(dim=0))
+
+
+def test_places_in_parakeets_layers(tmp_path: Path) -> None:
+    models("parakeet", tmp_path)
+    checkpoint = Checkpoint.open(tmp_path / "base")
+    places = plan_places({one: checkpoint.shape(one) for one in checkpoint.names}, checkpoint.model_type)
+    layer = {name.removeprefix("encoder.layers.1."): place for name, place in places.items() if ".layers.1." in name}
+    norms = {"norm_conv", "norm_feed_forward1", "norm_feed_forward2", "norm_self_att", "norm_out", "conv.norm"}
+    assert {name.rpartition(".")[0] for name, place in layer.items() if place.group == "norms"} == norms
+    assert {place.role for place in layer.values() if place.group == "norms"} == {"norm"}
+    assert layer["self_attn.bias_u"].role == layer["self_attn.bias_v"].role == "bias"
+    assert layer["self_attn.q_proj.weight"].role == "linear"

@@ -6,7 +6,7 @@ from tiny_models import fine_tuned, save, tiny_model
 
 from asrmerge.checkpoints import Checkpoint
 from asrmerge.errors import CheckpointError, ConfigError, IncompatibleError
-from asrmerge.merging import LiveMerge, Recipe, live, merge_tensors
+from asrmerge.merging import LiveMerge, Recipe, get_method, live, merge_tensors
 
 FAMILIES = ["ctc", "whisper"]
 WEIGHTS = {"legal": 0.7, "medical": 0.4, "technical": -0.2}
@@ -54,6 +54,36 @@ def test_same_values_as_the_engine(models, tmp_path, family, method, parameters)
         torch.testing.assert_close(merged[name].detach(), value, rtol=1e-6, atol=1e-6)
         if method == "task_arithmetic" and "pos_conv" not in name:
             assert torch.equal(merged[name].detach(), value)  # the same function on the same numbers
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", ["tsv_m", "boosted_tsv_m"])
+def test_parts_that_are_kept_give_what_a_first_merge_gives(models, family, method, monkeypatch):
+    """With other weights, parameters and experts in turn; and decomposed again only where they have to be."""
+    chosen = get_method(method)
+    decomposed = []
+    monkeypatch.setattr(chosen, "parts", lambda *block: decomposed.append(block) or type(chosen).parts(chosen, *block))
+    model, other = tiny_model(family), tiny_model(family)
+    kept, fresh = LiveMerge(model, states(models[family])), LiveMerge(other, states(models[family]))
+    two = {"legal": 0.5, "medical": 0.25, "technical": 0.0}
+    steps = [
+        (WEIGHTS, {}, True),
+        ({"legal": 0.1, "medical": -0.4, "technical": 2.0}, {}, False),
+        (two, {}, True),
+        ({"legal": 0.6, "medical": 0.2}, {}, False),
+        ({"legal": 0.6, "medical": 0.2}, {"scale": 0.5}, True),
+        (dict.fromkeys(WEIGHTS, 0.0), {"scale": 0.5}, False),
+    ]
+    for weights, parameters, anew in steps:
+        decomposed.clear()
+        kept.apply(method, weights, parameters)
+        assert bool(decomposed) == anew
+        with monkeypatch.context() as patched:
+            patched.setattr(chosen, "parts", lambda *block: None)
+            fresh._parts_of = None  # nothing kept: the method's own merge
+            fresh.apply(method, weights, parameters)
+        for (name, value), expected in zip(model.named_parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

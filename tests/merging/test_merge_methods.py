@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import averages
 import numpy as np
 import pytest
@@ -143,6 +145,23 @@ def test_what_says_that_weights_multiply_adds_as_much_more(name, case, factor):
     one, more = (run(method, block(base, experts, [f * weight for weight in weights])) for f in (1.0, factor))
     size = float(max(np.abs(array).max(initial=0) for array in (base, *experts)))
     np.testing.assert_allclose(more - base, factor * (one - base), rtol=1e-3, atol=1e-5 * max(size, 1e-3))
+
+
+SEVERAL = [name for name, one in find_methods().items() if not hasattr(one, "expert_count") and name != "passthrough"]
+
+
+@quick
+@given(cases(positive=True), st.booleans())
+@pytest.mark.parametrize("name", SEVERAL)
+def test_an_expert_of_weight_zero_takes_no_part(name, case, held):
+    base, experts, weights = case
+    method = get_method(name)
+    names = [f"expert{index}" for index in range(len(experts) + 1)]
+    merged = [
+        run(method, replace(made, expert_names=names[: len(made.weights)], fishers=[torch.ones(base.shape)] * len(made.weights)))
+        for made in (block(base, experts, weights, held), block(base, [*experts, -3 * experts[0]], [*weights, 0.0], held))
+    ]
+    close(*merged)
 
 
 @quick

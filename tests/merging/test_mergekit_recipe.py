@@ -197,6 +197,30 @@ BASIC = "merge_method: ties\nbase_model: base\nmodels: [{model: a}, {model: b}]\
         ("merge_method: linear\nmodules: {text: {models: [{model: a}]}}", "should be 'encoder' or 'decoder'"),
         ("merge_method: linear\nmodels: [{model: {path: a, override_architecture: X}}]\ndtype: int8", "'dtype' is 'int8'"),
         ("merge_method: linear\nmodels: [{model: {model: a, override_architecture: X}}]", "has the keys model and lora"),
+        (BASIC + "parameters: {density: .nan}", "the parameter 'density' is nan; give a finite number, or true or false"),
+        (BASIC + "parameters: {lambda: [1, -.inf]}", "the parameter 'lambda' is -inf; give a finite number"),
+        (BASIC + "parameters: {weight: [{filter: x, value: .inf}, {value: 1}]}", "the parameter 'weight' is inf; give a finite"),
+        (BASIC + "parameters: {weight: much}", "the parameter 'weight' is 'much'; give a finite number"),
+        (BASIC + "parameters: {weight: [[1]]}", r"the parameter 'weight' is \[1\]; give a finite number"),
+        (BASIC + f"parameters: {{weight: 1{'0' * 400}}}", "the parameter 'weight' is 10*; give a finite number"),
+        (
+            BASIC.replace("ties", "task_arithmetic") + "parameters: {normalize: 'yes'}",
+            "the parameter 'normalize' is 'yes'; give a finite number, or true or false",
+        ),
+        ("merge_method: slerp\nbase_model: a\nmodels: [{model: b}]\nparameters: {t: half}", "the parameter 't' is 'half'; give"),
+        (
+            "merge_method: slerp\nbase_model: a\nmodels: [{model: b}]\nparameters: {t: [0, 2]}",
+            "'t' is 2; give numbers from 0 to 1",
+        ),
+        (BASIC + "parameters: {lambda: 20}", "parameters of ties: 'lambda' is 20, but it should be less than or equal to 10"),
+        (BASIC.replace("ties", "sce") + "parameters: {select_topk: 0}", "'select_topk' is 0, but it should be greater than 0"),
+        ("merge_method: karcher\nmodels: [{model: a}]\nparameters: {max_iter: 0}", "'max_iter' is 0, but it should be"),
+        (BASIC + "dtype: float64\nout_dtype: float64", "'out_dtype' is 'float64', but it should be 'float32'"),
+        (BASIC + "random_seed: .nan", "'random_seed' is nan, but it should be a finite number"),
+        (
+            "merge_method: passthrough\nslices: [{residual_weight: .nan, sources: [{model: a, layer_range: [0, 2]}]}]",
+            r"'slices\[0\].residual_weight' is nan, but it should be a finite number",
+        ),
     ],
 )
 def test_what_has_no_counterpart_is_refused_in_one_sentence(text, message, tmp_path):

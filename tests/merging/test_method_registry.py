@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
 
+from asrmerge.catalogue import describe_method, list_methods
 from asrmerge.errors import ConfigError
 from asrmerge.merging import Method, Parameters, find_methods, get_method, registry
+from asrmerge.validation import validate
 
 
 def plugged(monkeypatch, loads, name="median"):
@@ -26,6 +29,38 @@ def test_own_methods():
         assert issubclass(method.parameters, Parameters)
         method.parameters()  # every parameter has a default
     assert get_method("task_arithmetic").needs_base and not get_method("linear").needs_base
+
+
+@pytest.mark.parametrize("name", find_methods())
+def test_parameters_have_bounds_and_descriptions(name):
+    method = get_method(name)
+    text = type(method).__doc__
+    assert "Invariants: " in text and ("arXiv" in text or "SIGGRAPH" in text)
+    for key, field in method.parameters.model_fields.items():
+        assert field.description, key
+        bounds = {name for one in field.metadata for name in ("ge", "gt", "le", "lt") if hasattr(one, name)}
+        if field.annotation in (int, float):
+            assert bounds & {"ge", "gt"} and bounds & {"le", "lt"}, key
+            for wrong in (math.nan, math.inf, -1e30, 1e30, "much"):
+                with pytest.raises(ConfigError, match=f"'{key}' is "):
+                    validate(method.parameters, {key: wrong}, "parameters")
+        else:
+            with pytest.raises(ConfigError, match=f"'{key}' is "):
+                validate(method.parameters, {key: "much"}, "parameters")
+
+
+def test_catalogue_says_what_a_method_needs():
+    lines = {line.split()[0]: line for line in list_methods().splitlines() if line.strip()}
+    for name, needs in {
+        "wise_ft": "(needs a base and exactly one expert)",
+        "slerp": "(needs exactly 2 experts)",
+        "fisher_karcher": "(needs a Fisher file of each expert)",
+        "ties": "(needs a base)",
+    }.items():
+        assert lines[name].endswith(needs)
+    assert "needs" not in lines["linear"]
+    assert "Needs: a base and experts.\nA search (asrmerge run) can tune its weights" in describe_method("tsv_m")
+    assert "Needs: exactly 2 experts.\n\nParameters:" in describe_method("nuslerp")
 
 
 def test_unknown_name_lists_the_known_ones():

@@ -360,7 +360,7 @@ def test_rescaled_mean_needs_a_base_for_task_vectors_only():
 def test_bad_weights_and_counts_are_refused():
     one = np.ones(2, np.float32)
     for weights in ([1.0, -1.0], [2.0, -1.0], [0.0, 0.0]):
-        with pytest.raises(ConfigError, match="rescaled_mean needs weights of 0 or more that are not all 0: change"):
+        with pytest.raises(ConfigError, match="rescaled_mean averages with weights of 0 or more, not all 0: change"):
             run("rescaled_mean", one, [one, one], weights)
     with pytest.raises(ConfigError, match="model_stock cannot average with weights that sum to 0: change a weight"):
         run("model_stock", one, [one, one], [1.0, -1.0])

@@ -302,3 +302,21 @@ def test_models_that_do_not_fit_are_named(folders, tmp_path):
     save_file(stored, lacking / "model.safetensors", {"format": "pt"})
     refused(lacking, r"model.encoder.layers.2.fc1.bias is in a \(.*\) but not in b")
     refused(folders["ctc-a"], "config.json says model_type whisper in a .* and wav2vec2 in b")
+
+
+def test_layers_of_a_model_with_another_vocabulary(folders, tmp_path):
+    """The head and its tokenizer come from one model; layers have no tokens."""
+    other = save(ctc(5), tmp_path / "other")
+    (other / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(reversed(CTC_TOKENS))}))
+    made = folders | {"ctc-b": other}
+    text = "layers: {encoder: [{source: a, layers: [0, 2]}, {source: %s, layers: [2, 3]}]}"
+    result = merged(made, "ctc", text % "b" + "\noutside: a", tmp_path)
+    name = "wav2vec2.encoder.layers.2.attention.k_proj.weight"
+    assert torch.equal(result[name], state(other)[name])
+    assert torch.equal(result["lm_head.weight"], state(made["ctc-a"])["lm_head.weight"])
+    assert (tmp_path / "out" / "vocab.json").read_bytes() == (made["ctc-a"] / "vocab.json").read_bytes()
+    result = merged(made, "ctc", text % "b", tmp_path)  # the head follows the last layer
+    assert torch.equal(result["lm_head.weight"], state(other)["lm_head.weight"])
+    assert (tmp_path / "out" / "vocab.json").read_bytes() == (other / "vocab.json").read_bytes()
+    with pytest.raises(IncompatibleError, match="token 0 of the vocabulary is "):
+        merged(made, "ctc", text % "b" + "\ndonor: a", tmp_path)

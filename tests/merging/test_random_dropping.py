@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import sparsified
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from asrmerge.errors import ConfigError
 from asrmerge.merging import Block, get_method
@@ -20,6 +22,7 @@ from asrmerge.validation import validate
 
 RANDOM = ["dare_linear", "dare_ties", "della_linear", "della"]
 RANKED = ["della_linear", "della"]
+quick = settings(max_examples=40, deadline=None)
 ROWS = np.array([[0.3, -0.1, 0.2, 0.9, -0.5], [1.0, 1.0, -1.0, 0.0, 2.0]], np.float32)
 
 
@@ -78,6 +81,30 @@ def test_identical_experts_in_expectation(name):
     assert_mean(mean, error, ROWS)
     mean, error = mean_and_error(name, made, density=0.5)
     assert_mean(mean, error, ROWS * (1 - (1 - chances) ** 2) / chances)
+
+
+@quick
+@given(
+    st.sampled_from([(), (1,), (6,), (3, 4), (2, 3, 2)]),
+    st.lists(st.sampled_from([-1.5, -0.5, 0.0, 0.25, 1.0]), min_size=1, max_size=4),
+    st.sampled_from([0.2, 0.5, 0.8]),
+    st.integers(0, 2**32),
+)
+@pytest.mark.parametrize("name", RANDOM)
+def test_the_merge_is_the_references_for_the_masks_drawn(name, shape, weights, density, seed):
+    """The masks are read off the experts' own merges; what is made of them is computed anew."""
+    vectors = [np.random.default_rng(seed + index).normal(size=shape).astype(np.float32) for index in range(len(weights))]
+    random = {"density": density, "seed": seed} | ({"epsilon": 0.15} if name in RANKED else {})
+    linear = {"dare_ties": "dare_linear", "della": "della_linear"}.get(name, name)
+    kept = []
+    for index, vector in enumerate(vectors):
+        mask = run(linear, block(vector, names=[f"expert{index}"]), **random) != 0
+        chances = probabilities(name, np.atleast_1d(vector), density).reshape(shape)
+        kept.append(sparsified.rescaled(vector.astype(np.float64), mask, chances))
+    merged = run(name, block(*vectors, weights=weights), **random, scale=0.7)
+    elected = name in ("dare_ties", "della")
+    expected = sparsified.elect(kept, weights) if elected else sum(w * vector for w, vector in zip(weights, kept, strict=True))
+    np.testing.assert_allclose(merged, 0.7 * expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", RANDOM)

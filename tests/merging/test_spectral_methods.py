@@ -117,6 +117,22 @@ def test_permuting_pairs_changes_nothing(method, case, order):
 
 
 @quick
+@given(cases(), st.lists(st.sampled_from([-2.0, -0.5, 0.25, 1.0, 3.0]), min_size=5, max_size=5), st.sampled_from([0.7, -1.0]))
+@pytest.mark.parametrize("method", [TSV_M, BOOSTED])
+def test_parts_add_up_by_weight(method, case, weights, scale):
+    base, tasks = case
+    weights = weights[: len(tasks)]
+    made = block(base, tasks, weights)
+    parts = method.parts(made, method.parameters(scale=scale))
+    if parts is None:
+        assert method is TSV_M and len(tasks) == 1  # the task vector itself
+    else:
+        merged = sum((weight * part.double() for weight, part in zip(weights, parts, strict=True)), torch.tensor(base).double())
+        close(merged.numpy(), run(method, made, scale=scale))
+    assert method.parts(block(base[0], [task[0] for task in tasks], place=Place("norms", "norm")), method.parameters()) is None
+
+
+@quick
 @given(cases(), st.integers(0, 99))
 @pytest.mark.parametrize("method", METHODS)
 def test_rotating_the_task_vectors_rotates_the_result(method, case, seed):

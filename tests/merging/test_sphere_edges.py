@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,11 +100,18 @@ def test_slerp_tells_where_it_is_linear(caplog):
     assert slerp_coefficients(gram, 0.3, 0.9995)[1].tolist() == [False, True, True, True, True, True]
     assert slerp_coefficients(gram, 0.3)[1].tolist() == [False, False, False, True, True, True]
     np.testing.assert_allclose(slerp_coefficients(gram, 0.3)[0][3:], [[0.7, 0.3]] * 3)
+    wide = block(None, [np.float32([1, 0]), np.float32([0, 1])], [1, 3])
+    close_by = replace(block(None, [np.float32([1, 0]), np.float32([1, 0.001])], [1, 3]), name="y")
     with caplog.at_level(logging.DEBUG):
-        run(SLERP, block(None, [np.float32([1, 0]), np.float32([0, 1])], [1, 1]))
+        SLERP.prepare(lambda: iter([wide]), SLERP.parameters())
         assert not caplog.records
-        run(SLERP, block(None, [np.float32([1, 0]), np.float32([1, 0.001])], [1, 1]))
-    assert caplog.messages == ["slerp: x is interpolated linearly"]
+        prepared = SLERP.prepare(lambda: iter([wide, close_by]), SLERP.parameters())
+    assert caplog.messages == [
+        "slerp: 1 of 2 tensors are interpolated linearly: their cosines are beyond 0.9995, or there is no arc between them",
+        "slerp: interpolated linearly are y",
+    ]
+    for made in (wide, close_by):
+        np.testing.assert_array_equal(run(SLERP, replace(made, prepared=prepared)), run(SLERP, made))
 
 
 # Layer groups

@@ -169,6 +169,17 @@ def test_karcher_of_two_is_directional_slerp_times_the_mean_norm(case):
 
 
 @quick
+@given(cases(count=2), st.floats(0.1, 10))
+@pytest.mark.parametrize("method", [SLERP, NUSLERP], ids=lambda method: method.name)
+def test_the_arc_between_vectors_of_one_norm_keeps_it(method, case, norm):
+    _, experts, weights = case
+    assume(narrow(experts) and np.cos(sphere.angle(*(np.float64(expert) for expert in experts))) < 0.9995)
+    same = [np.float32(norm / np.linalg.norm(np.float64(expert)) * expert) for expert in experts]
+    merged = run(method, block(None, same, weights))
+    assert np.linalg.norm(np.float64(merged)) == pytest.approx(norm, rel=1e-6)
+
+
+@quick
 @given(cases())
 def test_norm_of_karcher_is_the_mean_norm(case):
     base, experts, weights = case

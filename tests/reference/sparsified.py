@@ -87,6 +87,11 @@ def breadcrumbs_ties(
     return base + scale * elect(kept, weights, normalize, election)
 
 
+def rescaled(vector: Array, mask: Array, probabilities: Array) -> Array:
+    """DARE's and DELLA's kept entries, each divided by its own probability of being kept."""
+    return np.asarray(mask, dtype=np.float64) * vector / probabilities
+
+
 def della_probabilities(row: Sequence[float], density: float, epsilon: float) -> list[float]:
     """Of a row, each entry's probability of being kept: density − ε for the smallest magnitude, density + ε for the largest."""
     if len(row) == 1:

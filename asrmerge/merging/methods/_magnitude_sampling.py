@@ -15,7 +15,9 @@ from asrmerge.merging.methods._row_chunks import Sparsify
 class RankedParameters(RandomParameters):
     """What both DELLA methods have."""
 
-    epsilon: float = Field(default=0.15, ge=0.0, lt=0.5, description="the chance to be kept goes from density − ε to density + ε")
+    epsilon: float = Field(
+        default=0.15, ge=0.0, lt=0.5, description="ε: the chance to be kept goes from density − ε to density + ε."
+    )
 
     @model_validator(mode="after")
     def _chances_are_possible(self) -> Self:

@@ -14,8 +14,8 @@ from asrmerge.merging.methods._trimming import count_kept, find_magnitudes, trim
 class BandParameters(Parameters):
     """What both Breadcrumbs methods have."""
 
-    density: float = Field(default=0.15, gt=0.0, le=1.0, description="share of the entries kept, those below the outliers")
-    gamma: float = Field(default=0.01, ge=0.0, lt=1.0, description="γ, share of entries dropped as outliers, the largest")
+    density: float = Field(default=0.15, gt=0.0, le=1.0, description="Share of the entries kept, those below the outliers.")
+    gamma: float = Field(default=0.01, ge=0.0, lt=1.0, description="γ, share of the entries dropped as outliers, the largest.")
 
 
 def keep_bands(block: Block, parameters: BandParameters) -> list[Sparsify]:

@@ -21,7 +21,7 @@ Sparsify = Callable[[Tensor], Tensor]
 class ScaleParameters(Parameters):
     """What every method with task vectors has."""
 
-    scale: float = Field(default=1.0, ge=-10.0, le=10.0, description="λ, multiplies the merged task vector")
+    scale: float = Field(default=1.0, ge=-10.0, le=10.0, description="λ, multiplies the merged task vector.")
 
 
 def as_rows(tensor: Tensor) -> Tensor:

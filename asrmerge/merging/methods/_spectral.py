@@ -7,26 +7,27 @@ Singular triplets and polar factors come from an eigendecomposition of the small
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from asrmerge.merging.block import Block, Parameters
+from asrmerge.merging.block import Block
+from asrmerge.merging.methods._row_chunks import ScaleParameters
 
 # A task vector is the difference of float32 tensors about a hundred times its size: what is below this fraction of its largest
 # singular value is rounding, whose singular vectors are noise.
 RESOLUTION = 1e-5
 
 
-class SpectralParameters(Parameters):
-    scale: float = Field(default=1.0, ge=-10.0, le=10.0, description="Factor λ of the merged task vector.")
+class SpectralParameters(ScaleParameters):
     convolutions: Literal["average", "flatten"] = Field(
         default="average",
-        description="What to do with kernels: average the task vectors, or treat them as matrices [out, in·width].",
+        description="Convolution kernels: average their task vectors, or treat them as matrices [out, in·width].",
     )
 
 
@@ -78,10 +79,8 @@ class Spectrum(NamedTuple):
     right: Tensor
 
 
-class Combine(Protocol):
-    def __call__(self, tasks: TaskMatrices) -> Tensor:
-        """The merged task matrix, float64, of the shape of each."""
-        ...
+Combine = Callable[[TaskMatrices], Tensor]
+"""The merged task matrix, float64, of the shape of each."""
 
 
 def merge_spectrally(name: str, block: Block, parameters: SpectralParameters, combine: Combine) -> Tensor:
@@ -100,6 +99,22 @@ def merge_spectrally(name: str, block: Block, parameters: SpectralParameters, co
         return torch.add(base, tasks.average(), alpha=parameters.scale)
     merged = combine(tasks).reshape(base.shape)
     return torch.add(base.double(), merged, alpha=parameters.scale).float()
+
+
+def spectral_parts(
+    name: str, block: Block, parameters: SpectralParameters, decompose: Callable[[TaskMatrices], Sequence[Spectrum]]
+) -> list[Tensor] | None:
+    """λ times the orthogonalised task vector of every expert, float32, at weight 1; None of a block that is no matrix.
+
+    Raises:
+        ConfigError: there is no base.
+    """
+    base = block.need_base(name)
+    if base.numel() == 0 or not _is_matrix(block, parameters):
+        return None
+    count = len(block.weights)
+    spectra = decompose(TaskMatrices(replace(block, weights=[1.0] * count), base, tuple(range(count))))
+    return [part.mul_(parameters.scale).float().reshape(base.shape) for part in _orthogonal_parts(spectra)]
 
 
 def singular_triplets(matrix: Tensor, count: int, floor: float = 0.0) -> Spectrum:
@@ -137,14 +152,21 @@ def polar_factor(matrix: Tensor) -> Tensor:
     return factor
 
 
-def orthogonalised(spectra: list[Spectrum], values: Tensor) -> Tensor:
+def orthogonalised(spectra: Sequence[Spectrum]) -> Tensor:
     """L diag(values) Rᵀ, with L and R the polar factors of all left vectors side by side, and of all right ones.
 
-    Shapes: left vectors [m, k] and right ones [n, k] of each, values [Σk] → [m, n].
+    Shapes: left vectors [m, k], values [k] and right vectors [n, k] of each → [m, n].
     """
-    left = polar_factor(torch.cat([spectrum.left for spectrum in spectra], dim=1))
-    right = polar_factor(torch.cat([spectrum.right for spectrum in spectra], dim=1))
-    return (left * values) @ right.T
+    return reduce(Tensor.add_, _orthogonal_parts(spectra))
+
+
+def _orthogonal_parts(spectra: Sequence[Spectrum]) -> Iterator[Tensor]:
+    """Each spectrum's own columns of L, its values and its columns of R multiplied, which add up to ``orthogonalised``."""
+    sizes = [len(spectrum.values) for spectrum in spectra]
+    lefts = torch.split(polar_factor(torch.cat([spectrum.left for spectrum in spectra], dim=1)), sizes, dim=1)
+    rights = torch.split(polar_factor(torch.cat([spectrum.right for spectrum in spectra], dim=1)), sizes, dim=1)
+    for left, spectrum, right in zip(lefts, spectra, rights, strict=True):
+        yield (left * spectrum.values) @ right.T
 
 
 def _is_matrix(block: Block, parameters: SpectralParameters) -> bool:

@@ -11,10 +11,12 @@ from torch import Tensor
 from asrmerge.merging.block import Block
 from asrmerge.merging.methods._spectral import (
     SpectralParameters,
+    Spectrum,
     TaskMatrices,
     merge_spectrally,
     orthogonalised,
     singular_triplets,
+    spectral_parts,
 )
 
 
@@ -56,13 +58,21 @@ class BoostedTsvM:
         Raises:
             ConfigError: there is no base.
         """
+        return merge_spectrally(self.name, block, parameters, lambda tasks: orthogonalised(_decompose(tasks, parameters)))
 
-        def combine(tasks: TaskMatrices) -> Tensor:
-            count = max(1, min(tasks.shape) // len(tasks))
-            spectra = [singular_triplets(matrix, count) for matrix in tasks]
-            return orthogonalised(spectra, torch.cat([_raise(spectrum.values, parameters)[:count] for spectrum in spectra]))
+    def parts(self, block: Block, parameters: BoostedTsvMParameters) -> list[Tensor] | None:
+        """As of tsv_m, with the raised values, which a weight scales too.
 
-        return merge_spectrally(self.name, block, parameters, combine)
+        Raises:
+            ConfigError: there is no base.
+        """
+        return spectral_parts(self.name, block, parameters, lambda tasks: _decompose(tasks, parameters))
+
+
+def _decompose(tasks: TaskMatrices, parameters: BoostedTsvMParameters) -> list[Spectrum]:
+    count = max(1, min(tasks.shape) // len(tasks))
+    spectra = [singular_triplets(matrix, count) for matrix in tasks]
+    return [spectrum._replace(values=_raise(spectrum.values, parameters)[:count]) for spectrum in spectra]
 
 
 def _raise(values: Tensor, parameters: BoostedTsvMParameters) -> Tensor:

@@ -6,17 +6,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from asrmerge.merging.block import Block, Parameters, add_scaled
+from asrmerge.merging.block import Block, add_scaled
+from asrmerge.merging.methods._row_chunks import ScaleParameters
 
 
-class ConsensusParameters(Parameters):
+class ConsensusParameters(ScaleParameters):
     mask_scale: float = Field(
-        default=0.4, ge=0.0, le=10.0, description="how strict an expert's mask is; 0.2 to 0.6 is usual, higher keeps less"
+        default=0.4, ge=0.0, le=10.0, description="How strict an expert's mask is; 0.2 to 0.6 is usual, higher keeps less."
     )
     minimum_tasks: int = Field(
-        default=2, ge=1, le=1000, description="keep what at least so many experts' masks keep; with fewer experts, all of theirs"
+        default=2, ge=1, le=1000, description="Keep what at least so many experts' masks keep; with fewer experts, all of theirs."
     )
-    scale: float = Field(default=1.0, ge=-10.0, le=10.0, description="factor on the merged change")
 
 
 class Consensus:

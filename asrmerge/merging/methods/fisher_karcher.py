@@ -39,6 +39,7 @@ class FisherKarcher:
 
     name = "fisher_karcher"
     needs_base = False
+    needs_fisher = True
     parameters = FisherKarcherParameters
 
     def prepare(self, blocks: Callable[[], Iterator[Block]], parameters: FisherKarcherParameters) -> dict[Group, Tensor] | None:

@@ -63,16 +63,16 @@ def _combine(tasks: TaskMatrices, fraction: float) -> Tensor:
     own = min(round((rank - int(fraction * rank)) / len(tasks)), rank // len(tasks))
     common = rank - own * len(tasks)
     spectra = [singular_triplets(tasks.total(), common)]
-    values = [spectra[0].values[:common]]
     if own > 0:
         shared = spectra[0].left
         for matrix in tasks:
             # A task inside of the common subspace leaves nothing but rounding, so the floor is relative to the whole task.
             floor = RESOLUTION * float(torch.linalg.matrix_norm(matrix))
             spectra.append(singular_triplets(matrix - shared @ (shared.T @ matrix), own, floor))
-            values.append(spectra[-1].values[:own])
-    taken = torch.cat(values)
-    return orthogonalised(spectra, torch.full_like(taken, float(taken.sum()) / max(1, len(taken))))
+    taken = [spectrum.values[: spectrum.left.shape[1]] for spectrum in spectra]
+    mean = float(sum(values.sum() for values in taken)) / max(1, sum(map(len, taken)))
+    flat = [torch.full_like(values, mean) for values in taken]
+    return orthogonalised([spectrum._replace(values=values) for spectrum, values in zip(spectra, flat, strict=True)])
 
 
 method = IsoCts()

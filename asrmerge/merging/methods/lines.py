@@ -5,16 +5,18 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from asrmerge.merging.block import Block, Parameters, add_scaled
+from asrmerge.merging.block import Block, add_scaled
+from asrmerge.merging.methods._row_chunks import ScaleParameters
 from asrmerge.merging.structure import Place
 
 
-class LinesParameters(Parameters):
-    alpha: float = Field(default=0.2, ge=0.0, le=10.0, description="scale of the first layer, and of what comes before it")
-    beta: float = Field(
-        default=0.8, ge=-10.0, le=10.0, description="what is added to alpha by the last layer, and for what comes after it"
+class LinesParameters(ScaleParameters):
+    alpha: float = Field(
+        default=0.2, ge=0.0, le=10.0, description="α, the factor in the first layer, and in what comes before it."
     )
-    scale: float = Field(default=1.0, ge=-10.0, le=10.0, description="factor common to all experts and layers")
+    beta: float = Field(
+        default=0.8, ge=-10.0, le=10.0, description="β, what is added to α by the last layer, and for what comes after it."
+    )
 
 
 class Lines:

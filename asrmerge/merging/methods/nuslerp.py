@@ -40,6 +40,7 @@ class NuSlerp:
 
     name = "nuslerp"
     needs_base = False
+    expert_count = 2
     parameters = NuSlerpParameters
 
     def merge(self, block: Block, parameters: NuSlerpParameters) -> Tensor:

@@ -10,7 +10,7 @@ from asrmerge.merging.block import Block, Parameters
 
 
 class PassthroughParameters(Parameters):
-    scale: float = Field(default=1.0, ge=-10.0, le=10.0, description="multiplies the tensors; usual in rules for output layers")
+    scale: float = Field(default=1.0, ge=-10.0, le=10.0, description="Multiplies the tensors; usual in rules for output layers.")
 
 
 class Passthrough:

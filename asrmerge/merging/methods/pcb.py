@@ -9,13 +9,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from asrmerge.merging.block import Block, Parameters, add_scaled
+from asrmerge.merging.block import Block, add_scaled
 from asrmerge.merging.methods._exact import nth_largest, share_of
+from asrmerge.merging.methods._row_chunks import ScaleParameters
 
 
-class PcbParameters(Parameters):
-    density: float = Field(default=0.2, gt=0.0, le=1.0, description="share of each expert's entries that is kept")
-    scale: float = Field(default=1.0, ge=-10.0, le=10.0, description="factor on the merged change")
+class PcbParameters(ScaleParameters):
+    density: float = Field(
+        default=0.2, gt=0.0, le=1.0, description="Share of each expert's entries that is kept: those of the highest β."
+    )
 
 
 class Pcb:

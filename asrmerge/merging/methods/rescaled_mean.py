@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from asrmerge.errors import ConfigError
 from asrmerge.merging.block import Block, Parameters, add_scaled
 from asrmerge.merging.methods._exact import exact_norm
+from asrmerge.merging.methods._sphere import Space, normalize_weights
 
 _CANCELLED = 1e-6  # a mean this much shorter than the experts is mostly rounding
 
 
 class RescaledMeanParameters(Parameters):
-    space: Literal["weights", "task_vectors"] = Field(
-        default="weights", description="what is averaged and rescaled: whole weights, or what each expert changed in the base"
+    space: Space = Field(
+        default="weights", description="Average and rescale the weights, or the task vectors, which then need a base."
     )
 
 
@@ -45,20 +44,13 @@ class RescaledMean:
         Raises:
             ConfigError: a negative weight, weights that are all zero, or no base for the space ``task_vectors``.
         """
-        weights = _normalize(block.weights)
+        weights = normalize_weights(self.name, block.weights)
         if parameters.space == "weights":
             return _rescale(block.weighted_sum(weights), block.experts, weights)
         base = block.need_base("rescaled_mean in the space task_vectors")
         deltas = block.task_vectors()
         mean = add_scaled(torch.zeros_like(base), deltas, weights)
         return _rescale(mean, deltas, weights).add_(base)
-
-
-def _normalize(weights: Sequence[float]) -> list[float]:
-    total = math.fsum(weights)
-    if min(weights) < 0 or total == 0:  # a length cannot be negative, and there is no mean of nothing
-        raise ConfigError("rescaled_mean needs weights of 0 or more that are not all 0: change them in the recipe.")
-    return [weight / total for weight in weights]
 
 
 def _rescale(mean: Tensor, tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -9,17 +9,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from asrmerge.merging.block import Block, Parameters, add_scaled
+from asrmerge.merging.block import Block, add_scaled
 from asrmerge.merging.methods._exact import nth_largest, share_of
+from asrmerge.merging.methods._row_chunks import ScaleParameters
 
 _PIECE = 1 << 17  # entries
 
 
-class SceParameters(Parameters):
+class SceParameters(ScaleParameters):
     density: float = Field(
-        default=1.0, gt=0.0, le=1.0, description="share of the entries that is kept, those on which the experts differ most"
+        default=1.0, gt=0.0, le=1.0, description="Share of the entries that is kept, those on which the experts differ most."
     )
-    scale: float = Field(default=1.0, ge=-10.0, le=10.0, description="factor on the merged change")
 
 
 class Sce:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
 
 from pydantic import Field
 from torch import Tensor
@@ -34,7 +35,7 @@ class Slerp:
 
     Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985. xₜ = θₜ, or with ``space: task_vectors`` xₜ = θₜ − θ₀,
     added to θ₀ again. Beyond ``threshold`` the interpolation is linear. Full weights of fine-tunes of one base are always beyond
-    it, so that there SLERP is the average; ``slerp_coefficients`` says where it is so, and the log (DEBUG) names those tensors.
+    it, so that there SLERP is the average; a warning says for how many tensors it is so, and the log (DEBUG) names them.
     Other implementations treat a zero tensor as orthogonal to the other, which gives 0.71 of that in the middle; here 0.5.
 
     Invariants: swapping both experts and weights changes nothing; one-hot weights return that expert; identical experts come
@@ -43,7 +44,26 @@ class Slerp:
 
     name = "slerp"
     needs_base = False
+    expert_count = 2
     parameters = SlerpParameters
+
+    def prepare(self, blocks: Callable[[], Iterator[Block]], parameters: SlerpParameters) -> dict[str, Tensor]:
+        """Every block's coefficients; surveyed first so that one warning can say how many of them are linear.
+
+        Raises:
+            ConfigError: as ``merge``.
+        """
+        found = {block.name: self._coefficients(block, parameters) for block in blocks()}
+        linear = sorted(name for name, (_, is_linear) in found.items() if is_linear)
+        if linear:
+            logger.warning(
+                "slerp: %d of %d tensors are interpolated linearly: their cosines are beyond %g, or there is no arc between them",
+                len(linear),
+                len(found),
+                parameters.threshold,
+            )
+            logger.debug("slerp: interpolated linearly are %s", ", ".join(linear))
+        return {name: coefficients for name, (coefficients, _) in found.items()}
 
     def merge(self, block: Block, parameters: SlerpParameters) -> Tensor:
         """Shapes: experts [2][*shape] → [*shape].
@@ -51,12 +71,15 @@ class Slerp:
         Raises:
             ConfigError: not two experts, unusable weights, or no base where it is needed.
         """
+        prepared = block.prepared
+        coefficients = self._coefficients(block, parameters)[0] if prepared is None else prepared[block.name]
+        return read_vectors(self.name, block, parameters.space).combine(coefficients)
+
+    def _coefficients(self, block: Block, parameters: SlerpParameters) -> tuple[Tensor, bool]:
         t = interpolation_point(self.name, block.weights)
         vectors = read_vectors(self.name, block, parameters.space)
         coefficients, linear = slerp_coefficients(vectors.gram(), t, parameters.threshold)
-        if bool(linear.any()):
-            logger.debug("slerp: %s is interpolated linearly", block.name)
-        return vectors.combine(coefficients)
+        return coefficients, bool(linear.any())
 
 
 method = Slerp()

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field
 from torch import Tensor
 
-from asrmerge.merging.block import Block, Parameters, add_scaled
-
-
-class TaskArithmeticParameters(Parameters):
-    scale: float = Field(default=1.0, ge=-10.0, le=10.0, description="λ, common to all experts.")
+from asrmerge.merging.block import Block, add_scaled
+from asrmerge.merging.methods._row_chunks import ScaleParameters
 
 
 class TaskArithmetic:
@@ -25,9 +21,9 @@ class TaskArithmetic:
     needs_base = True
     weights_multiply = True
     elementwise = True
-    parameters = TaskArithmeticParameters
+    parameters = ScaleParameters
 
-    def merge(self, block: Block, parameters: TaskArithmeticParameters) -> Tensor:
+    def merge(self, block: Block, parameters: ScaleParameters) -> Tensor:
         """Shapes: base [*shape], experts [T][*shape] → [*shape].
 
         Raises:

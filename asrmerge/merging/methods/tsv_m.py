@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from asrmerge.merging.block import Block
 from asrmerge.merging.methods._spectral import (
     SpectralParameters,
+    Spectrum,
     TaskMatrices,
     merge_spectrally,
     orthogonalised,
     singular_triplets,
+    spectral_parts,
 )
 
 
@@ -44,13 +45,23 @@ class TsvM:
         """
         return merge_spectrally(self.name, block, parameters, _combine)
 
+    def parts(self, block: Block, parameters: SpectralParameters) -> list[Tensor] | None:
+        """λ·polar(U)ₜSₜpolar(V)ₜᵀ of each expert: a weight scales Sₜ, and turns Uₜ if negative, which turns its polar factor.
+
+        Raises:
+            ConfigError: there is no base.
+        """
+        return None if len(block.weights) == 1 else spectral_parts(self.name, block, parameters, _decompose)
+
 
 def _combine(tasks: TaskMatrices) -> Tensor:
-    if len(tasks) == 1:
-        return tasks.total()
+    return tasks.total() if len(tasks) == 1 else orthogonalised(_decompose(tasks))
+
+
+def _decompose(tasks: TaskMatrices) -> list[Spectrum]:
     count = max(1, min(tasks.shape) // len(tasks))
     spectra = [singular_triplets(matrix, count) for matrix in tasks]
-    return orthogonalised(spectra, torch.cat([spectrum.values[:count] for spectrum in spectra]))
+    return [spectrum._replace(values=spectrum.values[:count]) for spectrum in spectra]
 
 
 method = TsvM()

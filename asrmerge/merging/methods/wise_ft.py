@@ -11,7 +11,7 @@ from asrmerge.merging.block import Block, Parameters
 
 
 class WiseFtParameters(Parameters):
-    alpha: float = Field(default=0.5, ge=0.0, le=1.0, description="share of the expert: 0 is the base, 1 the expert")
+    alpha: float = Field(default=0.5, ge=0.0, le=1.0, description="α, share of the expert: 0 is the base, 1 the expert.")
 
 
 class WiseFt:
@@ -26,6 +26,7 @@ class WiseFt:
 
     name = "wise_ft"
     needs_base = True
+    expert_count = 1
     elementwise = True
     parameters = WiseFtParameters
 

@@ -1,0 +1,75 @@
+"""Each method on whole folders: tied weights stay tied, names, shapes and dtypes are the base's, and transformers loads it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import fine_tuned, save, tiny_model
+from transformers import AutoModelForCTC, AutoModelForSpeechSeq2Seq
+
+from asrmerge.errors import ConfigError
+from asrmerge.merging import Recipe, find_methods, get_method, merge_to_folder
+
+METHODS = list(find_methods())
+EXPERTS = ("legal", "medical", "technical")
+
+
+@pytest.fixture(scope="module", params=["ctc", "whisper"])
+def folders(request, tmp_path_factory):
+    """Half-precision fine-tunes of one half-precision base, and Fisher files for them."""
+    root = tmp_path_factory.mktemp(request.param)
+    save(tiny_model(request.param).half(), root / "base")
+    for seed, name in enumerate(EXPERTS, start=1):
+        save(fine_tuned(request.param, seed).half(), root / name)
+        state = load_file(root / name / "model.safetensors")
+        weight = "wav2vec2.encoder.pos_conv_embed.conv.weight"  # what the methods see of the weight-normed pair
+        fisher = {key: torch.rand(value.shape) for key, value in state.items()} | {weight: torch.rand(8, 4, 4)}
+        save_file(fisher, root / f"{name}.fisher")
+    return request.param, root
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_folder_is_like_the_bases_and_loads(folders, tmp_path, name):
+    family, root = folders
+    method = get_method(name)
+    count = 1 if name == "passthrough" else getattr(method, "expert_count", 3)
+    fishers = getattr(method, "needs_fisher", False)
+    experts = [
+        {"name": one, "model": str(root / one)} | ({"fisher": str(root / f"{one}.fisher")} if fishers else {})
+        for one in EXPERTS[:count]
+    ]
+    merge_to_folder(Recipe(method=name, base=str(root / "base"), experts=experts), tmp_path / "out", workers=1)
+    merged, base, expert = (
+        load_file(folder / "model.safetensors") for folder in (tmp_path / "out", root / "base", root / "legal")
+    )
+    like = {key: (value.dtype, value.shape) for key, value in base.items()}
+    assert {key: (value.dtype, value.shape) for key, value in merged.items()} == like
+    assert all(bool(torch.isfinite(value).all()) for value in merged.values())
+    moved = [key for key in base if not torch.equal(merged[key], base[key])]
+    assert len(moved) > 0.5 * sum(not torch.equal(expert[key], base[key]) for key in base)  # model_stock leaves many
+    loader = AutoModelForCTC if family == "ctc" else AutoModelForSpeechSeq2Seq
+    model, found = loader.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not found["missing_keys"] and not found["unexpected_keys"] and not found["mismatched_keys"]
+    if family == "whisper":
+        assert model.proj_out.weight is model.model.decoder.embed_tokens.weight and "proj_out.weight" not in merged
+        assert torch.equal(merged["model.encoder.embed_positions.weight"], base["model.encoder.embed_positions.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "message"),
+    [
+        ("slerp", 3, "slerp merges exactly 2 of the 'experts', and there are 3; change either"),
+        ("nuslerp", 1, "nuslerp merges exactly 2 of the 'experts', and there are 1; change either"),
+        ("wise_ft", 2, "wise_ft merges exactly 1 of the 'experts', and there are 2; change either"),
+        ("fisher_karcher", 2, "fisher_karcher needs each expert's Fisher file; add the key 'fisher' to legal"),
+    ],
+)
+def test_experts_that_do_not_suit_the_method_are_refused_on_reading(name, count, message):
+    """Also where a rule names the method, which would be found out after most of the merge."""
+    experts = "".join(f"\n  - {{name: {one}, model: {one}}}" for one in EXPERTS[:count])
+    with pytest.raises(ConfigError, match=f"^recipe: {message}"):
+        Recipe.from_yaml(f"method: {name}\nbase: b\nexperts:{experts}")
+    rule = f"groups: [{{group: head, method: {name}}}]"
+    with pytest.raises(ConfigError, match=f"^recipe: group head: {message}"):
+        Recipe.from_yaml(f"method: linear\nbase: b\nexperts:{experts}\n{rule}")
