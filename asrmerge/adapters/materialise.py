@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +14,7 @@ from asrmerge.adapters.reading import Adapter
 from asrmerge.checkpoints.checkpoint import Checkpoint
 from asrmerge.checkpoints.names import canonical_name, tied_names
 from asrmerge.errors import CheckpointError, IncompatibleError
+from asrmerge.files import hash_content
 
 
 class AdapterWeights(Protocol):
@@ -59,9 +58,7 @@ class AdaptedCheckpoint(Checkpoint):
             IncompatibleError: the adapter is of another model, or changes one of two tied parameters.
         """
         adapter.check_fits(base)
-        adapted = frozenset(f"{module}.weight" for module in adapter.modules)
-        replaced = {canonical_name(parameter): parameter for parameter in adapter.saved}
-        _check_untied(base, adapted | replaced.keys(), label)
+        check_untied(base, adapter, label)
         return cls(
             label,
             base.folder,
@@ -70,8 +67,8 @@ class AdaptedCheckpoint(Checkpoint):
             base._tensors,
             base=base,
             adapter=adapter,
-            _adapted=adapted,
-            _replaced=replaced,
+            _adapted=frozenset(f"{module}.weight" for module in adapter.modules),
+            _replaced={canonical_name(parameter): parameter for parameter in adapter.saved},
         )
 
     def read(self, name: str) -> Tensor:
@@ -80,23 +77,29 @@ class AdaptedCheckpoint(Checkpoint):
         Raises:
             CheckpointError: no such parameter, or NaN or Inf in the adapter.
         """
-        if name in self._replaced:
-            return self.adapter.read_saved(self._replaced[name])
-        weight = self.base.read(name)
+        weight = self.adapter.read_saved(self._replaced[name]) if name in self._replaced else self.base.read(name)
         if name not in self._adapted:
             return weight
         module = name.removesuffix(".weight")
         return adapted_weight(weight, self.adapter.factors(module), self.adapter.magnitude(module))
 
     def read_elements(self, name: str, start: int, stop: int) -> Tensor:
-        """Elements ``start`` to ``stop`` of the flattened parameter; of an adapted one, from the whole of it."""
-        if name in self._replaced or name in self._adapted:
+        """Elements ``start`` to ``stop`` of the flattened parameter; of an adapted one, only their rows are computed."""
+        if name in self._replaced:
             return self.read(name).flatten()[start:stop]
-        return self.base.read_elements(name, start, stop)
+        if name not in self._adapted:
+            return self.base.read_elements(name, start, stop)
+        module, width = name.removesuffix(".weight"), self.shape(name)[1]
+        first, end = start // width, -(-stop // width)
+        weight = self.base.read_elements(name, first * width, end * width).reshape(-1, width)
+        factors, magnitude = self.adapter.factors(module), self.adapter.magnitude(module)
+        rows = Factors(factors.b[first:end], factors.a)
+        adapted = adapted_weight(weight, rows, None if magnitude is None else magnitude[first:end])
+        return adapted.flatten()[start - first * width : stop - first * width]
 
     def hash(self) -> str:
         """SHA-256 of the base's and the adapter's hashes."""
-        return hashlib.sha256(f"{self.base.hash()}\n{self.adapter.hash()}".encode()).hexdigest()
+        return hash_content([self.base.hash(), self.adapter.hash()])
 
 
 def open_adapted(
@@ -110,8 +113,9 @@ def open_adapted(
     """
     adapter = Adapter.open(source, revision)
     if base is None:
-        if adapter.base is None:
-            raise CheckpointError(f"{source} is an adapter whose configuration names no base: name the base.")
+        if adapter.base is None or adapter.base in (str(source), str(adapter.folder)):
+            names = "no base" if adapter.base is None else "itself as its base"
+            raise CheckpointError(f"{source} is an adapter whose configuration names {names}: name the base.")
         try:
             # The configuration's revision is the base's, and only the hub has revisions.
             base = Checkpoint.open(adapter.base, None if Path(adapter.base).is_dir() else adapter.config.get("revision"))
@@ -133,8 +137,13 @@ def adapted_weight(weight: Tensor, factors: Factors, magnitude: Tensor | None) -
     return moved * (magnitude / torch.where(norms > 0, norms, 1.0))[:, None]
 
 
-def _check_untied(base: Checkpoint, changed: Set[str], label: str) -> None:
-    # PEFT adapts one of the two names only, which unties them; a checkpoint with tied weights cannot say that.
+def check_untied(base: Checkpoint, adapter: AdapterWeights, label: str) -> None:
+    """Check that the adapter leaves tied parameters alone: PEFT changes one of the two only, which full weights cannot say.
+
+    Raises:
+        IncompatibleError: it changes one of them.
+    """
+    changed = {f"{module}.weight" for module in adapter.modules} | {canonical_name(parameter) for parameter in adapter.saved}
     for second, first in tied_names(base.config).items():
         for name in (second, first):
             if name in changed:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,10 +18,9 @@ from asrmerge.adapters.registry import DEFAULT_METHOD, get_adapter_method
 from asrmerge.checkpoints.checkpoint import Checkpoint
 from asrmerge.checkpoints.names import DIRECTION, MAGNITUDE, canonical_name, tied_names
 from asrmerge.errors import ConfigError, IncompatibleError
+from asrmerge.files import hash_content
 from asrmerge.merging.block import Parameters
 from asrmerge.validation import suggest, validate
-
-_logger = logging.getLogger("asrmerge.adapters")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +31,7 @@ class MergedAdapter:
         modules_factors: per adapted layer, scaling 1.
         magnitudes: DoRA's, per adapted layer; empty where no adapter has them.
         parameters_saved: the merged parameters that were trained in full.
+        base: what gave the values that adapters lack, where it was given.
     """
 
     modules_factors: Mapping[str, Factors]
@@ -43,6 +41,7 @@ class MergedAdapter:
     weights: Mapping[str, float]
     method: str
     parameters: Parameters
+    base: Checkpoint | None
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -68,18 +67,18 @@ class MergedAdapter:
 
     def hash(self) -> str:
         """SHA-256 of what it was made of."""
-        made_of = [self.method, self.parameters.model_dump_json()]
-        made_of += [f"{name} {self.weights[name]!r} {adapter.hash()}" for name, adapter in self.adapters.items()]
-        return hashlib.sha256("\n".join(made_of).encode()).hexdigest()
+        made_of = [[name, self.weights[name], adapter.hash()] for name, adapter in self.adapters.items()]
+        return hash_content([self.method, self.parameters.model_dump(mode="json"), made_of])
 
     def check_fits(self, base: Checkpoint) -> None:
-        """Check that every adapter fits ``base``.
+        """Check that every adapter fits ``base``, unless it is the one that they were merged with.
 
         Raises:
             IncompatibleError: one doesn't.
         """
-        for adapter in self.adapters.values():
-            adapter.check_fits(base)
+        if base is not self.base:
+            for adapter in self.adapters.values():
+                adapter.check_fits(base)
 
 
 def merge_adapters(
@@ -106,8 +105,10 @@ def merge_adapters(
     checked = validate(chosen.parameters, given, f"parameters of {method}")
     ordered = dict(sorted(adapters.items()))  # so that sums round alike whatever the order listed
     numbers = _check_weights(ordered, weights)
-    _check_alike(ordered)
-    if base is not None:
+    _check_shapes(ordered)
+    if base is None:
+        _check_bases(ordered)
+    else:
         for adapter in ordered.values():
             adapter.check_fits(base)
     merge = _Inputs(ordered, tuple(numbers.values()), base)
@@ -121,7 +122,7 @@ def merge_adapters(
             if any(adapter.uses_dora for adapter in ordered.values()):
                 magnitudes[module] = merge.magnitude(block)
         parameters_saved = {name: merge.saved(name) for name in sorted({n for one in ordered.values() for n in one.saved})}
-    return MergedAdapter(factors, magnitudes, parameters_saved, ordered, numbers, method, checked)
+    return MergedAdapter(factors, magnitudes, parameters_saved, ordered, numbers, method, checked, base)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,10 +184,9 @@ def _check_weights(adapters: Mapping[str, Adapter], weights: Mapping[str, float]
     return {name: float(given[name]) for name in adapters}
 
 
-def _check_alike(adapters: Mapping[str, Adapter]) -> None:
-    """Check that shapes agree where adapters change the same; another name of the base is only worth a warning."""
+def _check_shapes(adapters: Mapping[str, Adapter]) -> None:
+    """Check that shapes agree where adapters change the same."""
     shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
-    bases: dict[str, str] = {}
     for name, adapter in adapters.items():
         found: dict[str, tuple[int, ...]] = {f"{module}.weight": adapter.shape(module) for module in adapter.modules}
         found |= {parameter: adapter.saved_shape(parameter) for parameter in adapter.saved}
@@ -197,7 +197,15 @@ def _check_alike(adapters: Mapping[str, Adapter]) -> None:
                     f"{parameter} has shape {list(expected)} in the adapter {first} and {list(shape)} in {name}: "
                     "merge adapters of one base only."
                 )
-        if adapter.base is not None:
-            bases.setdefault(Path(adapter.base).name, name)
-    if len(bases) > 1:
-        _logger.warning("The adapters name different bases: %s.", ", ".join(f"{base} ({name})" for base, name in bases.items()))
+
+
+def _check_bases(adapters: Mapping[str, Adapter]) -> None:
+    """Check that the adapters name one base; by the end of its path, for folders get moved."""
+    bases = {name: adapter.base for name, adapter in adapters.items() if adapter.base is not None}
+    for name, base in bases.items():
+        first, expected = next(iter(bases.items()))
+        if Path(base).name != Path(expected).name:
+            raise IncompatibleError(
+                f"the adapter {first} was trained on {expected}, and {name} on {base}: merge adapters of one base only, or, if "
+                "these are one model under two names, name the base, so that both can be compared with it."
+            )

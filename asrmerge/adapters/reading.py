@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,18 +12,20 @@ import torch
 from torch import Tensor
 
 from asrmerge.adapters.factors import Factors
-from asrmerge.adapters.settings import CONFIG_FILE, check_supported, scaling
+from asrmerge.adapters.settings import AS_FULL_MODEL, CONFIG_FILE, check_supported, scaling
 from asrmerge.checkpoints.checkpoint import Checkpoint
 from asrmerge.checkpoints.hub import locate
 from asrmerge.checkpoints.names import canonical_name, tied_names
 from asrmerge.checkpoints.storage import WeightFile, open_weight_file, read_json
 from asrmerge.errors import CheckpointError, IncompatibleError
+from asrmerge.files import hash_content, hash_file
 
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _MAGNITUDES = (".lora_magnitude_vector", ".lora_magnitude_vector.weight")
+_UNRELATED = 0.5  # relative distance of weights; fine-tunes move by a few per cent, trainings from elsewhere by about 1.4
 _logger = logging.getLogger("asrmerge.adapters")
 
 
@@ -114,28 +115,39 @@ class Adapter:
         return self._read(self._saved[parameter])
 
     def hash(self) -> str:
-        """SHA-256 of the configuration's and the weights' bytes: with another alpha it is another adapter."""
-        digest = hashlib.sha256((self.folder / CONFIG_FILE).read_bytes())
-        with self.weight_file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-        return digest.hexdigest()
+        """SHA-256 of the configuration's and the weights' hashes: with another alpha it is another adapter."""
+        return hash_content([hash_file(self.folder / CONFIG_FILE), hash_file(self.weight_file)])
 
     def check_fits(self, base: Checkpoint) -> None:
-        """Check that every adapted layer and saved parameter is in ``base``, in its shape.
-
-        Another name of the base is only worth a warning: folders get moved.
+        """Check that every adapted layer and saved parameter is in ``base``, in its shape, and that ``base`` is related to the
+        one that the adapter was trained on; another name is only worth a warning, for folders get moved.
 
         Raises:
             IncompatibleError: the first that isn't there or differs, with what to do.
         """
-        if self.base is not None and Path(self.base).name != Path(base.label).name:
-            _logger.warning("The adapter %s says it was trained on %s; the base given is %s.", self.label, self.base, base.label)
         known, ties = set(base.names), tied_names(base.config)
         for module in self.modules:
             self._check_shape(f"{module}.weight", self.shape(module), base, known, ties)
         for parameter in self.saved:
             self._check_shape(canonical_name(parameter), self.saved_shape(parameter), base, known, ties)
+        if self.base is not None:
+            self._check_trained_on(self.base, base)
+
+    def _check_trained_on(self, trained_on: str, base: Checkpoint) -> None:
+        """Check one weight of the base that the configuration names, where that is a folder on this machine."""
+        name = f"{self.modules[0]}.weight"
+        name = tied_names(base.config).get(name, name)
+        try:
+            own, given = Checkpoint.open(Path(trained_on)).read(name).to(torch.float32), base.read(name).to(torch.float32)
+        except CheckpointError:
+            own = given = torch.zeros(0)  # a hub id, or a folder that is elsewhere or empty by now
+        if own.shape != given.shape or bool((given - own).norm() > _UNRELATED * own.norm()):
+            raise IncompatibleError(
+                f"the adapter {self.label} was trained on {trained_on}, whose {name} is quite another than that of "
+                f"{base.folder}: give the base that it was trained on, or correct base_model_name_or_path in its {CONFIG_FILE}."
+            )
+        if Path(trained_on).name != Path(base.label).name:
+            _logger.warning("The adapter %s says it was trained on %s; the base given is %s.", self.label, trained_on, base.label)
 
     def _check_shape(
         self, parameter: str, shape: tuple[int, ...], base: Checkpoint, known: set[str], ties: Mapping[str, str]
@@ -157,8 +169,8 @@ class Adapter:
             a, b = (self._file.shape(name) for name in names)
             if len(a) != 2 or len(b) != 2:
                 raise CheckpointError(
-                    f"{module} in {self.weight_file} is a LoRA of a convolution (shapes {list(a)}, {list(b)}): only linear "
-                    "layers can be merged; train an adapter without it."
+                    f"{module} in {self.weight_file} is a LoRA of a convolution (shapes {list(a)}, {list(b)}), and only those of "
+                    f"linear layers can be merged: {AS_FULL_MODEL}."
                 )
             if a[0] != b[1] or a[0] == 0:
                 raise CheckpointError(
@@ -206,7 +218,7 @@ def _index(file: WeightFile, path: Path) -> tuple[dict[str, tuple[str, str]], di
         elif plain.endswith(_MAGNITUDES):
             magnitudes[plain.partition(_MAGNITUDES[0])[0]] = name
         elif ".lora_" in plain:
-            raise CheckpointError(f"{path} holds {name}: only LoRA of linear layers, without a bias of its own, can be merged.")
+            raise CheckpointError(f"{path} holds {name}, and only LoRA of linear layers can be merged: {AS_FULL_MODEL}.")
         else:
             saved[plain.replace(".base_layer.", ".").replace(".modules_to_save.", ".")] = name
     for module in sorted(first.keys() ^ second.keys()):

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import yaml
 from pydantic import Field
 
 from asrmerge.adapters.merging import merge_adapters
 from asrmerge.adapters.reading import Adapter
 from asrmerge.adapters.registry import find_adapter_methods, get_adapter_method
-from asrmerge.adapters.writing import write_adapter, write_full
-from asrmerge.checkpoints.checkpoint import Checkpoint
+from asrmerge.adapters.writing import check_target, write_adapter, write_full
 from asrmerge.errors import ConfigError
+from asrmerge.merging.recipe import Name
+from asrmerge.merging.references import open_model, split_revision
 from asrmerge.validation import Section, validate
-
-Name = Annotated[str, Field(min_length=1)]
 
 
 class AdapterExpert(Section):
@@ -36,27 +34,31 @@ class AdapterRecipe(Section):
     parameters: dict[str, Any] = Field(default_factory=dict)
     output: Literal["adapter", "full"] = "adapter"
 
+    @classmethod
+    def from_content(cls, content: Any, place: str) -> AdapterRecipe:
+        """The recipe in what a YAML file holds; ``place`` opens the messages.
 
-def read_adapter_recipe(path: Path) -> AdapterRecipe | None:
-    """The recipe in ``path`` where its method merges LoRA factors; None where it merges whole models, or cannot be read.
+        Raises:
+            ConfigError: an unknown key or method, a wrong value, two adapters of one name, or full weights without a base.
+        """
+        recipe = validate(cls, content, place)
+        try:
+            method = get_adapter_method(recipe.method)
+        except ConfigError as error:
+            raise ConfigError(f"{place}: {error}") from None
+        validate(method.parameters, recipe.parameters, f"{place}: parameters of {recipe.method}")
+        if recipe.output == "full" and recipe.base is None:
+            raise ConfigError(
+                f"{place}: full weights need the base that was adapted; add the key 'base', or set output to adapter."
+            )
+        if len({expert.name for expert in recipe.experts}) < len(recipe.experts):
+            raise ConfigError(f"{place}: two adapters have the same name; give each its own.")
+        return recipe
 
-    Raises:
-        ConfigError: an unknown key, a wrong value, two adapters of one name, or full weights without a base.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None  # the reader of other recipes says what is wrong
-    if not isinstance(content, dict) or content.get("method") not in find_adapter_methods():
-        return None
-    recipe = validate(AdapterRecipe, content, str(path))
-    method = get_adapter_method(recipe.method)
-    validate(method.parameters, recipe.parameters, f"{path}: parameters of {recipe.method}")
-    if recipe.output == "full" and recipe.base is None:
-        raise ConfigError(f"{path}: full weights need the base that was adapted; add the key 'base', or set output to adapter.")
-    if len({expert.name for expert in recipe.experts}) < len(recipe.experts):
-        raise ConfigError(f"{path}: two adapters have the same name; give each its own.")
-    return recipe
+
+def is_adapter_recipe(content: Any) -> bool:
+    """Whether what a recipe's file holds is for LoRA factors: by its method, or by the key that only such recipes have."""
+    return isinstance(content, dict) and ("output" in content or content.get("method") in list(find_adapter_methods()))
 
 
 def merge_adapters_to_folder(recipe: AdapterRecipe, output: Path) -> None:
@@ -69,15 +71,18 @@ def merge_adapters_to_folder(recipe: AdapterRecipe, output: Path) -> None:
         CheckpointError: an adapter is missing or corrupt, or ``output`` holds something else.
         IncompatibleError: adapters of different models.
     """
-    base = Checkpoint.open(recipe.base) if recipe.base is not None else None
-    merged = merge_adapters(
-        {expert.name: Adapter.open(expert.model) for expert in recipe.experts},
-        {expert.name: expert.weight for expert in recipe.experts},
-        recipe.method,
-        recipe.parameters,
-        base,
-    )
-    if recipe.output == "adapter" or base is None:
+    base = open_model(recipe.base) if recipe.base is not None else None
+    adapters = {expert.name: _open_adapter(expert.model) for expert in recipe.experts}
+    full = base if recipe.output == "full" else None
+    check_target(output, adapters, full)  # before the work
+    weights = {expert.name: expert.weight for expert in recipe.experts}
+    merged = merge_adapters(adapters, weights, recipe.method, recipe.parameters, base)
+    if full is None:
         write_adapter(output, merged)
     else:
-        write_full(output, merged, base)
+        write_full(output, merged, full)
+
+
+def _open_adapter(source: str) -> Adapter:
+    # A folder whose name holds @ goes before a revision, as for models.
+    return Adapter.open(source) if Path(source).expanduser().is_dir() else Adapter.open(*split_revision(source))

@@ -28,6 +28,7 @@ _UNSUPPORTED = {
     "use_bdlora": "block-diagonal factors are not B and A",
     "use_qalora": "QA-LoRA pools the layer's inputs",
 }
+AS_FULL_MODEL = "merge it into its base with PEFT's merge_and_unload and give the full model"
 # Initialisations that subtract B·A from the base's weights, so that the adapter fits that changed base only.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -40,16 +41,27 @@ def check_supported(config: Mapping[str, Any], path: Path) -> None:
     """
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise CheckpointError(f"{path} says peft_type {kind}: only LORA adapters can be merged.")
+        raise CheckpointError(f"{path} says peft_type {kind}, and only LORA adapters can be merged: {AS_FULL_MODEL}.")
     for key, reason in _UNSUPPORTED.items():
         if config.get(key):
-            raise CheckpointError(f"{path} sets {key}, and {reason}: this kind of LoRA can't be merged.")
+            raise CheckpointError(f"{path} sets {key}, and {reason}: {AS_FULL_MODEL}.")
     start = str(config.get("init_lora_weights", True)).lower()
     if start.startswith(_CHANGES_BASE):
         raise CheckpointError(
             f"{path} says init_lora_weights {start}, which changed the base's weights: save the adapter again with "
-            "path_initial_model_for_weight_conversion, or merge it into its base and give the full model."
+            f"path_initial_model_for_weight_conversion, or {AS_FULL_MODEL}."
         )
+    for key in ("rank_pattern", "alpha_pattern"):
+        try:
+            for pattern in dict(config.get(key) or {}):
+                re.compile(pattern)
+        except (TypeError, ValueError, re.error):
+            raise CheckpointError(
+                f"{path} gives {key} {config[key]!r}, which is no mapping of patterns: correct it there."
+            ) from None
+    kept = config.get("modules_to_save")
+    if kept is not None and not isinstance(kept, list):
+        raise CheckpointError(f"{path} gives modules_to_save {kept!r}, which is no list: correct it there.")
 
 
 def scaling(config: Mapping[str, Any], module: str, rank: int, path: Path) -> float:
@@ -62,7 +74,7 @@ def scaling(config: Mapping[str, Any], module: str, rank: int, path: Path) -> fl
     alpha = _patterned(config, "alpha_pattern", module, config.get("lora_alpha", DEFAULT_ALPHA))
     if configured != rank:
         raise CheckpointError(
-            f"{path} gives {module} rank {configured}, but its weights have rank {rank}: copy both files again."
+            f"{path} gives {module} rank {configured!r}, but its weights have rank {rank}: copy both files again."
         )
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
         raise CheckpointError(f"{path} gives {module} lora_alpha {alpha!r}, which is no number: correct it there.")

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from asrmerge import __version__
-from asrmerge.adapters.materialise import AdaptedCheckpoint
+from asrmerge.adapters.materialise import AdaptedCheckpoint, check_untied
 from asrmerge.adapters.merging import MergedAdapter
-from asrmerge.adapters.reading import PREFIX, WEIGHT_FILES, is_adapter
+from asrmerge.adapters.reading import PREFIX, WEIGHT_FILES, Adapter, is_adapter
 from asrmerge.adapters.settings import CONFIG_FILE
 from asrmerge.checkpoints.checkpoint import Checkpoint
 from asrmerge.checkpoints.compatibility import read_finite
-from asrmerge.checkpoints.writing import PROVENANCE_FILE, write_checkpoint
-from asrmerge.errors import CheckpointError, ConfigError
+from asrmerge.checkpoints.writing import PROVENANCE_FILE, check_output, check_replaceable, room_for, write_checkpoint
+from asrmerge.errors import ConfigError
 from asrmerge.files import atomic_folder, write_json
 
 
@@ -30,16 +30,15 @@ def write_adapter(folder: str | Path, merged: MergedAdapter) -> None:
 
     Raises:
         ConfigError: ``folder`` is one of the adapters that were merged.
-        CheckpointError: ``folder`` holds something other than an adapter.
+        CheckpointError: ``folder`` holds something other than an adapter, or there is no room for it.
     """
     folder = Path(folder)
-    _check_output(folder, merged)
-    if folder.exists() and not (folder.is_dir() and (is_adapter(folder) or not any(folder.iterdir()))):
-        raise CheckpointError(f"{folder} holds something other than an adapter and is not replaced: give another folder.")
-    with atomic_folder(folder) as temporary:
-        save_file(_tensors(merged), temporary / WEIGHT_FILES[0], metadata={"format": "pt"})
+    check_target(folder, merged.adapters)
+    weights = save(_tensors(merged), metadata={"format": "pt"})
+    with room_for(folder, len(weights)), atomic_folder(folder) as temporary:
+        (temporary / WEIGHT_FILES[0]).write_bytes(weights)
         write_json(temporary / CONFIG_FILE, adapter_config(merged))
-        write_json(temporary / PROVENANCE_FILE, _provenance(merged, None))
+        write_json(temporary / PROVENANCE_FILE, _provenance(merged, merged.base))
 
 
 def write_full(folder: str | Path, merged: MergedAdapter, base: Checkpoint) -> None:
@@ -51,11 +50,34 @@ def write_full(folder: str | Path, merged: MergedAdapter, base: Checkpoint) -> N
         CheckpointError: ``folder`` holds something other than a checkpoint.
     """
     folder = Path(folder)
-    _check_output(folder, merged, base)
+    check_target(folder, merged.adapters, base)
     full = AdaptedCheckpoint.join(base, merged, f"{base.label} with {', '.join(merged.adapters)}")
     tensors = ((name, read_finite(full, name)) for name in full.names)
     provenance = json.dumps(_provenance(merged, base), indent=2, ensure_ascii=False) + "\n"
     write_checkpoint(folder, tensors, donor=base, extra_files={PROVENANCE_FILE: provenance})
+
+
+def check_target(folder: Path, adapters: Mapping[str, Adapter], base: Checkpoint | None = None) -> None:
+    """Check, before any work, that the merge of ``adapters`` can be written to ``folder``: with ``base``, as its full weights.
+
+    Raises:
+        ConfigError: ``folder`` is or holds one of the inputs, or a layer is both adapted and trained in full.
+        CheckpointError: ``folder`` holds something other than what is written.
+        IncompatibleError: full weights cannot say what an adapter changed.
+    """
+    check_output(folder, [one.folder for one in (*adapters.values(), base) if one is not None])
+    if base is None:
+        check_replaceable(folder, is_adapter, "an adapter")
+        adapted = {f"{module}.weight" for one in adapters.values() for module in one.modules}
+        if both := sorted(adapted & {parameter for one in adapters.values() for parameter in one.saved}):
+            raise ConfigError(
+                f"{both[0]} has LoRA in one adapter and was trained in full in another, which PEFT can't load as one adapter: "
+                "write full weights (output: full)."
+            )
+    else:
+        check_replaceable(folder)
+        for adapter in adapters.values():
+            check_untied(base, adapter, adapter.label)
 
 
 def adapter_config(merged: MergedAdapter) -> dict[str, Any]:
@@ -69,9 +91,11 @@ def adapter_config(merged: MergedAdapter) -> dict[str, Any]:
     pattern = {module: rank for module, rank in ranks.items() if rank != usual}
     biases = {str(config.get("bias", "none")) for config in configs}
     kept = sorted({module for config in configs for module in config.get("modules_to_save") or ()})
+    base = next((one.base for one in merged.adapters.values() if one.base is not None), None)
     return {
         "peft_type": "LORA",
-        "base_model_name_or_path": next((one.base for one in merged.adapters.values() if one.base is not None), None),
+        "base_model_name_or_path": base if merged.base is None else merged.base.label,
+        "revision": _common([config.get("revision") for config in configs]) if merged.base is None else None,
         "task_type": _common([config.get("task_type") for config in configs]),
         "auto_mapping": _common([config.get("auto_mapping") for config in configs]),
         "inference_mode": True,
@@ -108,12 +132,6 @@ def _tensors(merged: MergedAdapter) -> dict[str, Tensor]:
 
 def _common(values: Sequence[Any]) -> Any:
     return values[0] if all(value == values[0] for value in values) else None
-
-
-def _check_output(folder: Path, merged: MergedAdapter, base: Checkpoint | None = None) -> None:
-    inputs = [adapter.folder for adapter in merged.adapters.values()] + ([] if base is None else [base.folder])
-    if any(one.resolve() == folder.resolve() for one in inputs):
-        raise ConfigError(f"{folder} is one of the inputs and would be replaced: give another output folder.")
 
 
 def _provenance(merged: MergedAdapter, base: Checkpoint | None) -> dict[str, Any]:

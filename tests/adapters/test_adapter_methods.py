@@ -72,7 +72,7 @@ def turned(one, seed):
 
 @pytest.mark.parametrize(("name", "parameters"), ALL)
 def test_factors_of_the_same_adapter_give_the_same(name, parameters):
-    for seed in range(6):
+    for seed in (*range(6), 57, 95):
         given = factors(seed, [3, 2, 3])
         same = [turned(one, seed + index) for index, one in enumerate(given)]
         assert not torch.allclose(given[0].b, same[0].b, atol=0.1)
@@ -150,6 +150,18 @@ def test_references(seed):
     close(run("knots", given, weights, combine="mean"), lora.product(full, weights, 3))
 
 
+@quick
+@given(seeds, st.sampled_from([0.2, 1.0]))
+def test_knots_with_adapters_that_lack_the_layer(seed, density):
+    """Rounding in place of their zeros would vote as loudly as the one that has the layer."""
+    one, absent = factors(seed, [3])[0], Factors(torch.zeros(OUT, 0), torch.zeros(0, IN))
+    untrained = Factors(torch.zeros(OUT, 2), torch.ones(2, IN))
+    alone = run("knots", [one], [0.4], density=density)
+    close(alone, lora.knots(deltas([one]), [0.4], 3, density, 1.0))
+    for company in ([absent, one], [untrained, one, absent]):
+        close(run("knots", company, [0.4] * len(company), density=density), alone)
+
+
 def test_procrustes_never_rises():
     for seed in range(5):
         _, cores = reduce(factors(seed, [3, 3, 3]))
@@ -222,6 +234,16 @@ def test_means_take_no_negative_weights(name):
         run(name, factors(0, [2, 2]), [1.0, -0.5])
 
 
+@pytest.mark.parametrize("name", ["product", "svd", "cat", "procrustes", "quotient", "grassmann_core", "knots"])
+def test_no_full_product_is_formed(name):
+    """It would take 160 GB here."""
+    side = 200_000
+    given = factors(13, [2, 3], (side, side))
+    method = get_adapter_method(name)
+    merged = method.merge(FactorBlock("layer", given, [1.0, 1.0]), method.parameters())
+    assert merged.shape == (side, side) and merged.rank <= 5 and bool(merged.b.any())
+
+
 def test_dare_is_seeded_by_names_and_right_in_expectation():
     given, names = factors(6, [2, 2]), ("x", "y")
     first = run("dare_linear_svd", given, names=names, rank="lossless")
@@ -232,8 +254,8 @@ def test_dare_is_seeded_by_names_and_right_in_expectation():
     np.testing.assert_allclose(np.mean(several, axis=0), sum(deltas(given)), atol=0.6)
 
 
-def peft_merge(kind, given, weights, rank=None, density=None):
-    """What ``add_weighted_adapter`` of PEFT makes of the factors."""
+def peft_layer(kind, given, weights, rank=None, density=None, **options):
+    """The layer with what ``add_weighted_adapter`` of PEFT makes of the factors, as its adapter "merged"."""
     peft = pytest.importorskip("peft")
 
     class Net(torch.nn.Module):
@@ -242,7 +264,7 @@ def peft_merge(kind, given, weights, rank=None, density=None):
             self.layer = torch.nn.Linear(IN, OUT, bias=False)
 
     names = [str(index) for index in range(len(given))]
-    configs = [peft.LoraConfig(r=one.rank, lora_alpha=one.rank, target_modules=["layer"]) for one in given]
+    configs = [peft.LoraConfig(r=one.rank, lora_alpha=one.rank, target_modules=["layer"], **options) for one in given]
     model = peft.get_peft_model(Net(), configs[0], adapter_name="0")
     for name, config in zip(names[1:], configs[1:], strict=True):
         model.add_adapter(name, config)
@@ -252,7 +274,11 @@ def peft_merge(kind, given, weights, rank=None, density=None):
             layer.lora_A[name].weight.copy_(one.a)
             layer.lora_B[name].weight.copy_(one.b)
     model.add_weighted_adapter(names, weights, "merged", combination_type=kind, svd_rank=rank, density=density)
-    return layer.get_delta_weight("merged").detach().numpy()
+    return layer
+
+
+def peft_merge(*arguments, **options):
+    return peft_layer(*arguments, **options).get_delta_weight("merged").detach().numpy()
 
 
 def test_peft_agrees_where_it_is_right():
@@ -262,6 +288,49 @@ def test_peft_agrees_where_it_is_right():
     close(run("svd", given, weights, rank=1), peft_merge("svd", given, weights, rank=1))
     equal = [1.0, 1.0]
     close(run("ties_svd", given, equal, density=0.51), peft_merge("ties_svd", given, equal, density=0.51))
+    close(run("dare_linear_svd", given, weights, density=1.0), peft_merge("dare_linear_svd", given, weights, density=1.0))
+    close(run("dare_ties_svd", given, equal, density=1.0), peft_merge("dare_ties_svd", given, equal, density=1.0))
+
+
+@pytest.mark.parametrize("kind", ["ties_svd", "dare_ties_svd"])
+def test_peft_scales_by_weights_where_it_averages(kind):
+    """Two identical adapters with weights ½ come back halved; their mean is the adapter."""
+    one = factors(9, [2])[0]
+    close(peft_merge(kind, [one, one], [0.5, 0.5], density=1.0), 0.5 * deltas([one])[0])
+    close(run(kind, [one, one], [0.5, 0.5], density=1.0), deltas([one])[0])
+
+
+def test_peft_elects_without_the_weights():
+    """A weight of −1 turns the adapter, and the election with it; PEFT takes the sign from before that."""
+    first, second = Factors(torch.ones(OUT, 1), torch.ones(1, IN)), Factors(torch.ones(OUT, 1), 2 * torch.ones(1, IN))
+    given, weights, one = [first, second], [1.0, -1.0], np.ones((OUT, IN))
+    close(peft_merge("ties_svd", given, weights, density=1.0), -0.5 * one)  # (1 − 2) / 2, though both signs are in it
+    close(run("ties_svd", given, weights, density=1.0), -2 * one)  # the stronger vote is −2, and no other agrees
+
+
+def test_peft_keeps_the_rank_stabilised_scaling():
+    """The merged adapter has alpha = r, which rsLoRA divides by √r: √r times too much."""
+    given, weights = factors(10, [2, 3]), [0.5, 0.8]
+    folded = [Factors(one.b * one.rank**0.5, one.a) for one in given]
+    right = run("cat", folded, weights)
+    close(peft_merge("cat", given, weights, use_rslora=True), 5**0.5 * right)
+    close(right, 0.5 * 2**0.5 * deltas(given)[0] + 0.8 * 3**0.5 * deltas(given)[1])
+
+
+def test_peft_forgets_dora_magnitudes():
+    """They start anew as the norms of the base's rows; right is their mean (``test_dora_magnitudes_are_merged_apart``)."""
+    layer = peft_layer("cat", factors(11, [2, 3]), [0.5, 0.8], use_dora=True)
+    norms = torch.linalg.vector_norm(layer.get_base_layer().weight, dim=1)
+    torch.testing.assert_close(layer.lora_magnitude_vector["merged"].weight, norms)
+
+
+@pytest.mark.parametrize("kind", ["ties", "dare_linear", "dare_ties"])
+def test_peft_merges_factors_entry_by_entry(kind):
+    """So other factors of one and the same adapter give another merge, even without any trimming."""
+    given = factors(12, [2, 2])
+    merged = peft_merge(kind, given, [0.5, 0.5], density=1.0)
+    other = peft_merge(kind, [given[0], turned(given[1], 0)], [0.5, 0.5], density=1.0)
+    assert np.linalg.norm(other - merged) > 0.1 * np.linalg.norm(merged)
 
 
 def test_peft_linear_has_cross_terms():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -149,6 +152,24 @@ def test_parameters_trained_in_full(bases, tmp_path, extra):
     close(merged.read_saved(name), (base.read(name) + sum(adapters[one].read_saved(name) for one in "ab")) / 3)
 
 
+def test_a_layer_adapted_here_and_trained_in_full_there(bases, tmp_path):
+    base = Checkpoint.open(bases["ctc"])
+    adapters = {
+        "a": Adapter.open(adapt(bases["ctc"], tmp_path / "a", "ctc", 1, modules_to_save=["lm_head"])),
+        "b": Adapter.open(
+            adapt(bases["ctc"], tmp_path / "b", "ctc", 2, save={"save_embedding_layers": False}, target_modules=["lm_head"])
+        ),
+    }
+    merged = merge_adapters(adapters, WEIGHTS, "cat", base=base)
+    write_full(tmp_path / "full", merged, base)
+    name = "lm_head.weight"
+    wanted = 0.3 * adapters["a"].read_saved(name) + 0.7 * (base.read(name) + adapters["b"].factors("lm_head").delta())
+    close(Checkpoint.open(tmp_path / "full").read(name), wanted)
+    with pytest.raises(ConfigError, match=r"lm_head.weight has LoRA in one adapter and was trained in full in another, .* full"):
+        write_adapter(tmp_path / "merged", merged)
+    assert not (tmp_path / "merged").exists()
+
+
 def test_untied_head_stays_an_adapter(bases, tmp_path):
     base = Checkpoint.open(bases["whisper"])
     adapters = {
@@ -163,6 +184,29 @@ def test_untied_head_stays_an_adapter(bases, tmp_path):
     close(merged.read_saved("proj_out.weight"), 0.3 * adapters["a"].read_saved("proj_out.weight") + 0.7 * embedding)
     write_adapter(tmp_path / "merged", merged)
     assert torch.isfinite(peft_logits(bases["whisper"], tmp_path / "merged", "whisper")).all()
+
+
+def test_the_base_that_is_named(bases, tmp_path):
+    """That of the adapters with its revision, or the one given, by which adapters were completed."""
+    moved = Checkpoint.open(shutil.copytree(bases["ctc"], tmp_path / "moved"))
+    adapters = {name: Adapter.open(adapt(bases["ctc"], tmp_path / name, "ctc", 1, revision="v2")) for name in "ab"}
+    for base, named, revision in ((None, str(bases["ctc"]), "v2"), (moved, str(tmp_path / "moved"), None)):
+        write_adapter(tmp_path / "merged", merge_adapters(adapters, base=base))
+        config = json.loads((tmp_path / "merged" / "adapter_config.json").read_text())
+        assert (config["base_model_name_or_path"], config["revision"]) == (named, revision)
+        provenance = json.loads((tmp_path / "merged" / "merge_provenance.json").read_text())
+        assert provenance["base"] == (base and {"model": named, "sha256": base.hash()})
+
+
+def test_a_full_disk(bases, tmp_path, monkeypatch):
+    def failing(self, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    merged = merge_adapters({"a": Adapter.open(adapt(bases["ctc"], tmp_path / "a", "ctc", 1))})
+    monkeypatch.setattr(Path, "write_bytes", failing)
+    with pytest.raises(CheckpointError, match=r"there is no room for .*merged, .*make room"):
+        write_adapter(tmp_path / "merged", merged)
+    assert {path.name for path in tmp_path.iterdir()} == {"a"}
 
 
 def test_order_does_not_change_a_byte(bases, tmp_path):
@@ -189,6 +233,10 @@ def test_wrong_input(bases, tmp_path):
             merge_adapters(*arguments)
     with pytest.raises(IncompatibleError, match="q_proj"):
         merge_adapters({"a": adapter, "w": other}, base=Checkpoint.open(bases["ctc"]))
+    with pytest.raises(
+        IncompatibleError, match=r"adapter a was trained on .*ctc, and w on .*whisper: merge adapters of one base"
+    ):
+        merge_adapters({"a": adapter, "w": other})
     wide = shutil.copytree(adapter.folder, tmp_path / "wide")
     from safetensors.torch import load_file, save_file
 
@@ -204,9 +252,9 @@ def test_wrong_input(bases, tmp_path):
 def test_what_is_not_replaced(bases, tmp_path):
     adapter = Adapter.open(adapt(bases["ctc"], tmp_path / "a", "ctc", 1))
     base, merged = Checkpoint.open(bases["ctc"]), merge_adapters({"a": adapter})
-    with pytest.raises(ConfigError, match="is one of the inputs and would be replaced"):
+    with pytest.raises(ConfigError, match=r"is or holds the input .* and would be replaced"):
         write_adapter(tmp_path / "a", merged)
-    with pytest.raises(ConfigError, match="is one of the inputs and would be replaced"):
+    with pytest.raises(ConfigError, match=r"is or holds the input .* and would be replaced"):
         write_full(bases["ctc"], merged, base)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "x.txt").write_text("x")

@@ -12,9 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_adapters import FAMILIES, adapt, logits, peft_logits
-from tiny_models import tiny_model
+from tiny_models import save, tiny_model
 
-from asrmerge.adapters import AdaptedCheckpoint, Adapter, is_adapter, open_adapted
+from asrmerge.adapters import AdaptedCheckpoint, Adapter, is_adapter, materialise, open_adapted
+from asrmerge.adapters.materialise import adapted_weight
 from asrmerge.checkpoints import Checkpoint, check_compatible, write_checkpoint
 from asrmerge.errors import CheckpointError, IncompatibleError
 from asrmerge.merging import Recipe, merge_tensors
@@ -69,6 +70,26 @@ def test_weights_are_those_that_peft_merges(bases, tmp_path, family, variant):
         torch.testing.assert_close(checkpoint.read(name), merged[name], rtol=1e-5, atol=1e-5)
         changed = name.removesuffix(".weight") in checkpoint.adapter.modules
         assert torch.equal(checkpoint.read(name), base.read(name)) != changed
+
+
+@pytest.mark.parametrize("variant", ["plain", "dora"])
+def test_pieces_are_computed_from_their_rows_only(bases, tmp_path, variant, monkeypatch):
+    folder = adapt(bases["ctc"], tmp_path / "adapter", "ctc", 1, modules_to_save=["lm_head"], **VARIANTS[variant])
+    checkpoint = open_adapted(folder)
+    computed = []
+
+    def spy(weight, *arguments):
+        computed.append(len(weight))
+        return adapted_weight(weight, *arguments)
+
+    monkeypatch.setattr(materialise, "adapted_weight", spy)
+    for name in (f"{Q['ctc']}.weight", f"{Q['ctc']}.bias", "lm_head.weight"):  # [8, 8], [8], [12, 8]
+        whole = checkpoint.read(name).flatten()
+        computed.clear()
+        for start, stop in ((0, 8), (3, 5), (5, 5), (7, 17), (16, 40), (0, 64)):
+            start, stop = min(start, len(whole)), min(stop, len(whole))
+            torch.testing.assert_close(checkpoint.read_elements(name, start, stop), whole[start:stop], rtol=1e-6, atol=1e-7)
+        assert computed == ([1, 1, 1, 3, 3, 8] if name.endswith("q_proj.weight") else [])
 
 
 def test_modules_to_save(bases, tmp_path):
@@ -166,11 +187,22 @@ def test_another_base(bases, tmp_path, caplog):
     caplog.clear()
     open_adapted(folder, bases["ctc"])
     assert not caplog.text
+    # Of the same shapes, and yet another training: the base that the configuration names is at hand to say so.
+    other = save(tiny_model("ctc", seed=1), tmp_path / "other")
+    with pytest.raises(
+        IncompatibleError, match=r"was trained on .*, whose wav2vec2.*q_proj.weight is quite another than .*other"
+    ):
+        open_adapted(folder, other)
+    edit(folder, base_model_name_or_path=str(other))
+    open_adapted(folder, other)
     edit(folder, base_model_name_or_path=str(tmp_path / "gone"))
     with pytest.raises(CheckpointError, match=r"is an adapter, and its base cannot be opened: .*gone"):
         open_adapted(folder)
     edit(folder, base_model_name_or_path=None)
     with pytest.raises(CheckpointError, match="names no base: name the base"):
+        open_adapted(folder)
+    edit(folder, base_model_name_or_path=str(folder))
+    with pytest.raises(CheckpointError, match="names itself as its base: name the base"):
         open_adapted(folder)
 
 
@@ -186,13 +218,17 @@ def test_tied_parameters(bases, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"peft_type": "LOHA"}, "says peft_type LOHA: only LORA adapters can be merged"),
+        ({"peft_type": "LOHA"}, "says peft_type LOHA, and only LORA adapters can be merged: merge it into its base with PEFT's"),
+        ({"peft_type": "IA3"}, "says peft_type IA3, and only LORA"),
         ({"peft_type": None}, "says peft_type None"),
         ({"lora_bias": True}, "sets lora_bias, and the factor B has a bias"),
         ({"layer_replication": [[0, 1]]}, "sets layer_replication"),
         ({"init_lora_weights": "pissa_niter_4"}, "says init_lora_weights pissa_niter_4, which changed the base's weights"),
         ({"fan_in_fan_out": True}, "sets fan_in_fan_out"),
         ({"r": 5}, r"gives .*q_proj rank 5, but its weights have rank 2"),
+        ({"rank_pattern": ["q_proj"]}, r"gives rank_pattern \['q_proj'\], which is no mapping of patterns"),
+        ({"alpha_pattern": {"(": 3}}, r"gives alpha_pattern \{'\(': 3\}, which is no mapping of patterns"),
+        ({"modules_to_save": "lm_head"}, "gives modules_to_save 'lm_head', which is no list"),
         ({"lora_alpha": "x"}, "lora_alpha 'x', which is no number"),
         ({"use_dora": True}, "says use_dora True, but adapter_model.safetensors holds no magnitudes"),
     ],
@@ -219,7 +255,8 @@ def test_weights_that_are_refused(bases, tmp_path):
     refused(lambda tensors: tensors.update({name: torch.zeros(3, 8)}), r"has factors \[8, 2\] and \[3, 8\], which don't multiply")
     refused(lambda tensors: tensors.update({name: torch.zeros(2, 8, 1)}), "is a LoRA of a convolution")
     refused(
-        lambda tensors: tensors.update({"base_model.model.x.lora_embedding_A": torch.zeros(2, 2)}), "lora_embedding_A: only LoRA"
+        lambda tensors: tensors.update({"base_model.model.x.lora_embedding_A": torch.zeros(2, 2)}),
+        "lora_embedding_A, and only LoRA",
     )
     refused(lambda tensors: tensors.clear(), "holds no LoRA weights")
     (original / "adapter_model.safetensors").unlink()

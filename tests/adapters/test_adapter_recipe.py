@@ -12,7 +12,11 @@ from tiny_adapters import FAMILIES, adapt, logits, peft_logits
 from tiny_models import save, tiny_model
 
 from asrmerge import cli
-from asrmerge.adapters.recipe import read_adapter_recipe
+from asrmerge.adapters import reading
+from asrmerge.adapters import recipe as recipes
+from asrmerge.adapters.recipe import AdapterRecipe, is_adapter_recipe
+from asrmerge.checkpoints import checkpoint
+from asrmerge.errors import CheckpointError
 
 Made = tuple[str, Path, dict[str, Path]]
 
@@ -57,6 +61,8 @@ def test_one_adapter_full_weights_and_whole_models_are_the_same(
         ({"output": "full"}, "full weights need the base that was adapted; add the key 'base'"),
         ({"parameters": {"rank": 0}}, "parameters of product: 'rank' is 0"),
         ({"parameters": {"ranks": 4}}, "unknown key 'ranks'; did you mean 'rank'?"),
+        ({"method": "linear", "output": "adapter"}, "unknown adapter method 'linear'; known are cat"),
+        ({"experts": [{"name": "a", "model": "x"}, {"name": "a", "model": "y"}]}, "two adapters have the same name"),
     ],
 )
 def test_wrong_recipes(
@@ -68,8 +74,38 @@ def test_wrong_recipes(
     assert message in error and "recipe.yaml" in error and not (tmp_path / "out").exists()
 
 
-def test_recipes_of_whole_models_are_left_to_others(tmp_path: Path) -> None:
-    for text in ("method: linear", "method: [", "- a"):
-        (tmp_path / "recipe.yaml").write_text(text)
-        assert read_adapter_recipe(tmp_path / "recipe.yaml") is None
-    assert read_adapter_recipe(tmp_path / "none.yaml") is None
+@pytest.mark.parametrize("output", ["adapter", "full"])
+def test_an_output_that_is_not_replaced_is_said_before_the_work(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], output: str
+) -> None:
+    _, base, adapters = made
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "x.txt").write_text("x")
+    monkeypatch.setattr(recipes, "merge_adapters", None)
+    content = {"method": "product", "base": str(base), "experts": experts(adapters), "output": output}
+    assert merge(monkeypatch, tmp_path, tmp_path / "notes", **content) == 2
+    assert "holds something other than a" in capsys.readouterr().err
+    assert merge(monkeypatch, tmp_path, tmp_path / "a", **content) == 2
+    assert "is or holds the input" in capsys.readouterr().err
+
+
+def test_adapters_and_base_with_revisions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    opened: list[object] = []
+
+    def locate(source: str, revision: str | None = None) -> Path:
+        opened.append((str(source), revision))
+        raise CheckpointError("not here")
+
+    for module in (reading, checkpoint):
+        monkeypatch.setattr(module, "locate", locate)
+    for model, base in (("me/adapter@v1", None), ("me/adapter", "me/base@v2")):
+        content = {"method": "product", "base": base, "experts": [{"name": "a", "model": model}]}
+        with pytest.raises(CheckpointError, match="not here"):
+            recipes.merge_adapters_to_folder(AdapterRecipe.from_content(content, "recipe"), tmp_path / "out")
+    assert opened == [("me/adapter", "v1"), ("me/base", "v2")]
+
+
+def test_which_recipes_are_for_adapters() -> None:
+    assert is_adapter_recipe({"method": "product"}) and is_adapter_recipe({"method": "linear", "output": "full"})
+    for content in ({"method": "linear"}, {"method": ["product"]}, {"merge_method": "linear"}, ["method", "product"], None):
+        assert not is_adapter_recipe(content)

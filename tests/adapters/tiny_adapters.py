@@ -11,7 +11,7 @@ from tiny_models import tiny_model
 FAMILIES = ["whisper", "ctc"]
 
 
-def adapt(base: Path, folder: Path, family: str, seed: int, **config) -> Path:
+def adapt(base: Path, folder: Path, family: str, seed: int, save: dict | None = None, **config) -> Path:
     """An adapter of ``base`` with random factors, magnitudes and saved modules, as PEFT saves it."""
     peft = pytest.importorskip("peft")
     model = type(tiny_model(family)).from_pretrained(base)
@@ -22,7 +22,7 @@ def adapt(base: Path, folder: Path, family: str, seed: int, **config) -> Path:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(1.0 * torch.randn(parameter.shape, generator=generator))
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, **(save or {}))
     return folder
 
 

@@ -91,9 +91,9 @@ def ties(deltas: Sequence[Array], weights: Sequence[float], rank: int, density: 
 
 
 def knots(deltas: Sequence[Array], weights: Sequence[float], rank: int, density: float, scale: float) -> Array:
-    u, s, vh = np.linalg.svd(np.concatenate(deltas, axis=1), full_matrices=False)
+    u, s, _ = np.linalg.svd(np.concatenate(deltas, axis=1), full_matrices=False)
     kept = s > 1e-6 * s[0]
-    parts = np.split(vh[kept], len(deltas), axis=1)
+    parts = [(u[:, kept] / s[kept]).T @ d for d in deltas]  # zero where d is: the right singular vectors hold rounding there
     return best_rank(scale * (u[:, kept] * s[kept]) @ elect([trim(p, density) for p in parts], weights), rank)
 
 

@@ -13,10 +13,10 @@ class CatParameters(Parameters):
 
 
 class Cat:
-    """The weighted sum Σ wₜBₜAₜ without any loss: the factors side by side, B = [B₁ … B_T], A = [w₁A₁; …; w_T·A_T].
+    """The weighted sum of the adapters without any loss, their factors side by side.
 
-    The rank is Σrₜ, which makes the merged adapter as slow as all of them together. As PEFT's ``cat``. Weights multiply the
-    deltas and may be negative.
+    Σ wₜBₜAₜ = B·A with B = [B₁ … B_T], A = [w₁A₁; …; w_T·A_T]. The rank is Σrₜ, which makes the merged adapter as slow as all
+    of them together. As PEFT's ``cat``. Weights multiply the deltas and may be negative.
 
     Invariants: the same for factors (BM, M⁻¹A); the order of the adapters does not matter; a one-hot weight returns that
     adapter; zero weights return zero; identical adapters come back if and only if Σ wₜ = 1.

@@ -12,7 +12,7 @@ from asrmerge.adapters.thin import mean_points, numerical_rank, singular_triplet
 
 
 class GrassmannCore:
-    """The mean column space and the mean row space, each as a mean on the Grassmannian, and the mean of the cores in them.
+    """The adapters' mean column space and mean row space, and the mean of the adapters seen in them.
 
     Ū: the top r eigenvectors of Σ wₜUₜUₜᵀ; V̄: of Σ wₜVₜVₜᵀ, where BₜAₜ = UₜSₜVₜᵀ; X = Ū·(Σ wₜ ŪᵀBₜAₜV̄)·V̄ᵀ. The frames are
     Fréchet means for the projection distance ‖UUᵀ − UₜUₜᵀ‖_F, so every direction of an adapter counts alike however small its

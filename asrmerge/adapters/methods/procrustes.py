@@ -16,15 +16,16 @@ class ProcrustesParameters(MeanParameters):
 
 
 class Procrustes:
-    """The mean of the balanced factors Zₜ = [U·S^½; V·S^½] after the best rotation: min over Z, Qₜ ∈ O(r) of Σ wₜ‖ZₜQₜ − Z‖²_F.
+    """The mean of the adapters' balanced factors, each rotated onto the mean.
 
-    In turn Qₜ = polar(ZₜᵀZ) and Z = Σ wₜZₜQₜ, from the factors of ``product``; neither step can raise the objective. The mean
-    is G·Hᵀ with Z = [G; H]. Generalised Procrustes analysis (Gower, 1975) on the quotient of arXiv 2604.27155. Weights are
-    averaged and must not be negative. Factors are square roots of the adapter, so adapters that have little in common come
-    out smaller than in ``product``. A layer that an adapter lacks scales the mean of the others by their share of the weights.
+    min over Z, Qₜ ∈ O(r) of Σ wₜ‖ZₜQₜ − Z‖²_F with Zₜ = [U·S^½; V·S^½]. In turn Qₜ = polar(ZₜᵀZ) and Z = Σ wₜZₜQₜ, from the
+    factors of ``product``; neither step can raise the objective. The mean is G·Hᵀ with Z = [G; H]. Generalised Procrustes
+    analysis (Gower, 1975) on the quotient of arXiv 2604.27155. Weights are averaged and must not be negative. Factors are
+    square roots of the adapter, so adapters that have little in common come out smaller than in ``product``. A layer that an
+    adapter lacks scales the mean of the others by their share of the weights.
 
     Invariants: the same for factors (BM, M⁻¹A); the order of the adapters does not matter; a one-hot weight returns that
-    adapter; identical adapters come back. Unique where no ZₜᵀZ is singular.
+    adapter; identical adapters come back. Every step is unique where no ZₜᵀZ is singular.
     """
 
     name = "procrustes"

@@ -7,12 +7,13 @@ from asrmerge.adapters.thin import reduce, weighted_sum
 
 
 class Product:
-    """The rank-r matrix nearest to the mean of the products: argmin over rank(X) ≤ r of Σ wₜ‖X − BₜAₜ‖²_F.
+    """The rank-r matrix nearest to the mean of the products.
 
-    X is the truncated singular value decomposition of Σ wₜBₜAₜ, computed from QR of the stacked factors and the SVD of a core
-    as small as Σrₜ, so the full product is never formed. It is the exact Fréchet mean for the chordal distance (the frame of
-    "Fréchet averaging", arXiv 2604.27155; Eckart & Young, 1936). Weights are averaged (divided by their sum unless
-    ``normalize`` is off); they may be negative. PEFT's ``linear`` averages the factors instead and gets cross terms BₛAₜ.
+    argmin over rank(X) ≤ r of Σ wₜ‖X − BₜAₜ‖²_F: X is the truncated singular value decomposition of Σ wₜBₜAₜ, computed from
+    QR of the stacked factors and the SVD of a core as small as Σrₜ, so the full product is never formed. It is the exact
+    Fréchet mean for the chordal distance (the frame of "Fréchet averaging", arXiv 2604.27155; Eckart & Young, 1936). Weights
+    are averaged (divided by their sum unless ``normalize`` is off); they may be negative. PEFT's ``linear`` averages the
+    factors instead and gets cross terms BₛAₜ.
 
     Invariants: the same for factors (BM, M⁻¹A); the order of the adapters does not matter; a one-hot weight returns that
     adapter; identical adapters come back; at rank ``lossless`` the weighted mean itself. Unique where singular values r and

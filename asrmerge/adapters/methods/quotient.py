@@ -22,7 +22,7 @@ class QuotientParameters(MeanParameters):
     metric: Literal["mix", "inv"] = Field(
         default="mix", description="Metric: mix weighs factor changes by the singular values, inv by their inverses."
     )
-    iterations: int = Field(default=30, ge=1, le=10000, description="Most steps of gradient descent.")
+    iterations: int = Field(default=100, ge=1, le=10000, description="Most steps of gradient descent.")
     tolerance: float = Field(default=1e-8, ge=0.0, le=1.0, description="Stop at a smaller relative gain of the objective.")
     floor: float = Field(
         default=0.01, ge=1e-6, le=1.0, description="Smallest singular value in the metric, as a share of the largest."
@@ -30,19 +30,20 @@ class QuotientParameters(MeanParameters):
 
 
 class Quotient:
-    """A Fréchet mean on the manifold of rank-r matrices X = G·Hᵀ, where (G, H) and (GM, HM⁻ᵀ) are one point.
+    """A Fréchet mean on the quotient manifold of rank-r matrices, by Riemannian gradient descent.
 
-    Minimised is f(X) = Σ wₜ min over R ∈ O(r) of ‖(G_t − GR, H_t − HR)‖²ₜ, where (G, H) = (U·S^½, V·S^½) is X's balanced
-    representative, (Gₜ, Hₜ) that of BₜAₜ, and ‖·‖ₜ the metric *at BₜAₜ*, held fixed as X moves: for ``mix``
-    tr((HᵀH)aᵀa) + tr((GᵀG)cᵀc), for ``inv`` tr((GᵀG)⁻¹aᵀa) + tr((HᵀH)⁻¹cᵀc) (arXiv 2505.05409). So d² stands for the squared
-    norm of the aligned difference of balanced representatives: right to first order, not the geodesic distance. With the
-    metric at X instead, mix would make X = 0 a minimum. In the metric, singular values under ``floor`` times the largest are
-    raised to it, which also lets adapters of lower rank take part. The frame is that of arXiv 2604.27155.
+    A point is X = G·Hᵀ, where (G, H) and (GM, HM⁻ᵀ) are one. Minimised is f(X) = Σ wₜ min over R ∈ O(r) of ‖(G_t − GR, H_t −
+    HR)‖²ₜ, where (G, H) = (U·S^½, V·S^½) is X's balanced representative, (Gₜ, Hₜ) that of BₜAₜ, and ‖·‖ₜ the metric *at
+    BₜAₜ*, held fixed as X moves: for ``mix`` tr((HᵀH)aᵀa) + tr((GᵀG)cᵀc), for ``inv`` tr((GᵀG)⁻¹aᵀa) + tr((HᵀH)⁻¹cᵀc) (arXiv
+    2505.05409). So d² stands for the squared norm of the aligned difference of balanced representatives: right to first
+    order, not the geodesic distance. With the metric at X instead, mix would make X = 0 a minimum. In the metric, singular
+    values under ``floor`` times the largest are raised to it, which also lets adapters of lower rank take part. The frame is
+    that of arXiv 2604.27155.
 
     Descent starts at ``product``, the gradient is taken in the same metric at X, the retraction is G·Hᵀ decomposed again, and
-    steps are halved until f falls (Armijo), so f never ends above its value at ``product``. R is found by majorisation from
-    the polar factor, to a local minimum. Weights are averaged and must not be negative. A layer that an adapter lacks scales
-    the mean of the others by their share of the weights.
+    steps, twice the last one, are halved until f falls (Armijo), so f never ends above its value at ``product``. R is found by
+    majorisation from the polar factor, nearly to a local minimum. Weights are averaged and must not be negative. A layer that an
+    adapter lacks scales the mean of the others by their share of the weights.
 
     Invariants: the same for factors (BM, M⁻¹A); the order of the adapters does not matter; a one-hot weight returns that
     adapter; identical adapters come back.
@@ -99,12 +100,12 @@ def descend(
     objective = _Objective([point for point, _ in pairs], metrics, weights)
     z, s = balanced(mean / scale, columns)
     value, rotations = objective(z)
-    history = [value]
+    history, step = [value], 0.5  # Newton's step where the adapters agree
     for _ in range(parameters.iterations):
         gradient = _through_balancing(objective.gradient(z, rotations), z, s, height)
         direction = gradient / _metric(s, parameters)
         slope = float((gradient * direction).sum())
-        step, found = 0.5, False  # 0.5 is Newton's step where the adapters agree
+        found = False
         for _ in range(_HALVINGS):
             moved, moved_s = _retract(z - step * direction, height)
             moved_value, moved_rotations = objective(moved)
@@ -115,7 +116,7 @@ def descend(
         if not found:
             break
         gain = value - moved_value
-        z, s, value, rotations = moved, moved_s, moved_value, moved_rotations
+        z, s, value, rotations, step = moved, moved_s, moved_value, moved_rotations, 2 * step
         history.append(value)
         if gain <= parameters.tolerance * history[0]:
             break

@@ -7,11 +7,11 @@ from asrmerge.adapters.thin import reduce, weighted_sum
 
 
 class Svd:
-    """The rank-r matrix nearest to the weighted sum Σ wₜBₜAₜ: task arithmetic on adapters, as PEFT's ``svd``.
+    """The rank-r matrix nearest to the weighted sum of the products: task arithmetic on adapters.
 
-    The same as ``product`` but for the weights: here they multiply the deltas, are not divided by their sum, and may be
-    negative (Ilharco et al., arXiv 2212.04089). PEFT takes the SVD of the full product, and passes to its ``linear``, which
-    is another method, where one adapter is given; here the result comes from thin factors.
+    That of Σ wₜBₜAₜ, as PEFT's ``svd``. The same as ``product`` but for the weights: here they multiply the deltas, are not
+    divided by their sum, and may be negative (Ilharco et al., arXiv 2212.04089). PEFT takes the SVD of the full product, and
+    passes to its ``linear``, which is another method, where one adapter is given; here the result comes from thin factors.
 
     Invariants: the same for factors (BM, M⁻¹A); the order of the adapters does not matter; a one-hot weight returns that
     adapter; zero weights return zero; identical adapters come back if and only if Σ wₜ = 1.
