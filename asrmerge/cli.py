@@ -76,17 +76,19 @@ def merge(
     workers: Annotated[int | None, typer.Option(min=1, help="Threads; by default one per processor.")] = None,
 ) -> None:
     """Merge checkpoints, or LoRA adapters, by a recipe into a folder that from_pretrained loads."""
-    from asrmerge.adapters.recipe import merge_adapters_to_folder, read_adapter_recipe
+    from asrmerge.adapters.recipe import AdapterRecipe, is_adapter_recipe, merge_adapters_to_folder
     from asrmerge.merging.engine import merge_to_folder
-    from asrmerge.merging.recipe import Recipe
+    from asrmerge.merging.recipe import Recipe, read_yaml
     from asrmerge.progress import ProgressView
 
-    if (adapters := read_adapter_recipe(recipe)) is not None:
+    content = read_yaml(recipe)
+    if is_adapter_recipe(content):
+        adapters = AdapterRecipe.from_content(content, str(recipe))
         merge_adapters_to_folder(adapters, output)
         typer.echo(f"merged {'adapter' if adapters.output == 'adapter' else 'model  '} {output}")
         return
     with ProgressView() as view:
-        merge_to_folder(Recipe.read(recipe), output, workers=workers, on_progress=view.task("merging"))
+        merge_to_folder(Recipe.from_content(content, str(recipe)), output, workers=workers, on_progress=view.task("merging"))
     typer.echo(f"merged model  {output}")
 
 
@@ -116,6 +118,21 @@ def inspect(
     console.print(inspection_table(inspection))
     if not inspection.compatible:
         raise typer.Exit(2)
+
+
+@app.command()
+def align(
+    model: Annotated[str, typer.Argument(help="A fine-tune that inspect calls a permutation of its base.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the aligned checkpoint.")],
+    base: Annotated[str, typer.Option("--base", "-b", help="The model whose order it gets.")],
+) -> None:
+    """Put units and attention heads where the base has them; the model computes what it did before."""
+    from asrmerge.inspection.aligning import align_to_folder
+    from asrmerge.progress import ProgressView
+
+    with ProgressView() as view:
+        align_to_folder(model, base, output, view.task("matching"))
+    typer.echo(f"aligned model {output}")
 
 
 @app.command()

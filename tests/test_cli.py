@@ -79,6 +79,10 @@ def test_inspect_tells_fine_tunes_from_strangers(command: RunCommand, tmp_path: 
     assert code == 0 and "legal" in out and (tmp_path / "a.html").stat().st_size and (tmp_path / "a.json").stat().st_size
     code, out, _ = command("inspect", f"legal={legal}", f"odd={stranger}", "--base", base)
     assert code == 2 and "odd" in out
+    code, out, _ = command("inspect", "one=embedded:ctc", "--base", "embedded:ctc")
+    assert code == 0 and "one equals the base" in out
+    code, _, error = command("inspect", f"legal={legal}@main", "--base", base)
+    assert code == 2 and f"{legal} is a local folder and has no revision main" in error
     code, _, error = command("inspect", str(legal), "--base", base)
     assert code == 2 and "write each expert as NAME=MODEL" in error
 

@@ -95,7 +95,7 @@ def _sentence(verdict: Verdict, reference: str, matches: Sequence[PartMatch], un
     worst = max(matches, key=lambda match: (_fits_nowhere(match), match.count - match.in_place))
     elsewhere = f"{worst.count - worst.in_place} of {worst.count} {worst.kind} of {_place(worst)} match another one"
     if verdict == "permutation":
-        return f"a permutation of {reference}, since {elsewhere} there and fit it: align before merging."
+        return f"a permutation of {reference}, since {elsewhere} there and fit it: align it before merging (asrmerge align)."
     kept_parts = sum(not _displaced(match) for match in matches)
     partly = (
         f" {kept_parts} of {len(matches)} parts do match: were the others initialised anew?"

@@ -14,7 +14,7 @@ Tone = Literal["good", "bad", "neutral"]
 
 _TONES: dict[Verdict, Tone] = {"same base": "good", "permutation": "bad", "different base": "bad", "unavailable": "neutral"}
 _SAME = 1e-12  # distance from cosine 1 below which two task vectors are one
-_SHOWN = 6  # patterns of tensor names in one sentence
+_SHOWN = 6  # patterns of tensor names, or tokens, in one sentence
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ def find(inspection: Inspection) -> tuple[Finding, ...]:
         return tuple(Finding("bad", text) for text in dict.fromkeys(inspection.incompatible.values()))
     return (
         Finding("good", _architecture(inspection)),
+        *_vocabularies(inspection),
         *(Finding(_TONES[check.verdict], check.sentence) for check in inspection.base_checks),
         *_same_models(inspection),
         *_tensors(inspection),
@@ -73,7 +74,21 @@ def _architecture(inspection: Inspection) -> str:
     overall = inspection.overall
     millions = f"{overall.parameters / 1e6:.1f} million" if overall else "no"
     kind = inspection.model_type or "unnamed"
-    return f"One architecture and vocabulary: {kind}, {len(inspection.tensors)} tensors to merge, {millions} parameters."
+    same = "One architecture" if inspection.lacking_tokens else "One architecture and vocabulary"
+    return f"{same}: {kind}, {len(inspection.tensors)} tensors to merge, {millions} parameters."
+
+
+def _vocabularies(inspection: Inspection) -> Iterator[Finding]:
+    if not inspection.lacking_tokens:
+        return
+    gaps = [f"{name} lacks {_tokens(tokens)}" for name, tokens in inspection.lacking_tokens.items() if tokens]
+    borrowed = f" ({'; '.join(gaps)}: such rows are borrowed, the base's if it has them)" if gaps else ""
+    yield Finding("neutral", f"The vocabularies differ, so the head's rows are matched by token, as in a merge{borrowed}.")
+
+
+def _tokens(tokens: Sequence[str]) -> str:
+    more = [f"{len(tokens) - _SHOWN} more"] if len(tokens) > _SHOWN else []
+    return listed([*map(repr, tokens[:_SHOWN]), *more])
 
 
 def _same_models(inspection: Inspection) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from asrmerge.checkpoints.checkpoint import Checkpoint
 from asrmerge.checkpoints.compatibility import check_compatible, read_finite
-from asrmerge.content import resolve_model
+from asrmerge.checkpoints.vocabulary_alignment import AlignedCheckpoint, aligned
 from asrmerge.errors import ConfigError, IncompatibleError
 from asrmerge.files import write_json, write_text
 from asrmerge.inspection.bases import check_base
@@ -19,6 +19,7 @@ from asrmerge.inspection.geometry import Sums, measure, summarize
 from asrmerge.inspection.heatmap import render_heatmap
 from asrmerge.inspection.permutation import find_parts
 from asrmerge.inspection.result import Geometry, Inspection
+from asrmerge.merging.references import open_model
 from asrmerge.merging.structure import plan_places
 from asrmerge.merging.units import Unit, compose_weight_norm, plan_units
 
@@ -33,14 +34,14 @@ def run_inspection(
     json: Path | None = None,
     on_tensor: Callable[[int, int], None] = lambda done, total: None,
 ) -> Inspection:
-    """Inspect models by folder, hub id or ``embedded:…``; write the heat map and the figures where paths are given.
+    """Inspect models as recipes name them, or ``embedded:…``; write the heat map and the figures where paths are given.
 
     Raises:
         ConfigError: nothing to compare.
         CheckpointError: a model is missing or corrupt, or holds NaN or Inf.
     """
-    opened = {name: Checkpoint.open(resolve_model(source)) for name, source in experts.items()}
-    inspection = inspect_models(None if base is None else Checkpoint.open(resolve_model(base)), opened, on_tensor)
+    opened = {name: open_model(source) for name, source in experts.items()}
+    inspection = inspect_models(None if base is None else open_model(base), opened, on_tensor)
     if json is not None:
         write_json(json, inspection.model_dump(mode="json"))
     if html is not None:
@@ -53,7 +54,8 @@ def inspect_models(
 ) -> Inspection:
     """Compare ``experts`` with their base, or without one with their mean, and with each other.
 
-    Models that can't be merged are an answer (``Inspection.incompatible``), not an error; nothing further is read then.
+    Models that can't be merged are an answer (``Inspection.incompatible``), not an error; nothing further is read then. CTC heads
+    with vocabularies of their own are compared row by row after their tokens are matched, as a merge does.
     ``on_tensor`` is told the steps done and their number: one for each parameter, and one for each part of a layer whose units
     are matched with the reference's, for each expert.
 
@@ -65,7 +67,7 @@ def inspect_models(
         raise ConfigError("nothing to compare: give a base and its fine-tunes, or at least two models.")
     if base is not None and "base" in experts:
         raise ConfigError("an expert is called base, as the base itself: give it another name.")
-    models = ({} if base is None else {"base": base}) | dict(experts)
+    models, incompatible = _with_one_vocabulary(({} if base is None else {"base": base}) | dict(experts), base is not None)
     (first, donor), *others = models.items()
     compared = Inspection(
         model_type=donor.model_type,
@@ -73,10 +75,12 @@ def inspect_models(
         experts={name: checkpoint.label for name, checkpoint in experts.items()},
         dtypes={name: _dtypes(checkpoint) for name, checkpoint in models.items()},
         reference="mean" if base is None else "base",
-        incompatible=_incompatible((first, donor), others),
+        incompatible=incompatible,
+        lacking_tokens={name: model.lacking for name, model in models.items() if isinstance(model, AlignedCheckpoint)},
     )
     if compared.incompatible:
         return compared
+    base, experts = None if base is None else donor, {name: models[name] for name in experts}
     units = plan_units({name: donor.dtype(name) for name in donor.names}, donor.model_type)
     parts = find_parts(donor)
     steps = _Steps(on_tensor, len(units) + len(parts) * len(others))
@@ -114,15 +118,22 @@ def _dtypes(checkpoint: Checkpoint) -> tuple[str, ...]:
     return tuple(sorted({str(checkpoint.dtype(name)).removeprefix("torch.") for name in checkpoint.names}))
 
 
-def _incompatible(first: tuple[str, Checkpoint], others: Sequence[tuple[str, Checkpoint]]) -> dict[str, str]:
-    """Each model that can't be merged with the first, and why."""
-    found = {}
+def _with_one_vocabulary(models: Mapping[str, Checkpoint], has_base: bool) -> tuple[dict[str, Checkpoint], dict[str, str]]:
+    """The models as a merge would read them; or as they are, and each that can't be merged with those before it, and why."""
+    (first, donor), *others = models.items()
+    fitting, found = {first: donor}, dict[str, str]()
     for name, checkpoint in others:
+        names = [*fitting, name]
         try:
-            check_compatible([first[1], checkpoint], [first[0], name])
+            views = aligned([*fitting.values(), checkpoint], names, has_base=has_base)
+            check_compatible([views[0], views[-1]], [first, name])
         except IncompatibleError as error:
             found[name] = str(error)
-    return found
+        else:
+            fitting[name] = checkpoint
+    if found:
+        return dict(models), found
+    return dict(zip(models, aligned([*models.values()], [*models], has_base=has_base), strict=True)), {}
 
 
 def _measure(unit: Unit, base: Checkpoint | None, experts: Mapping[str, Checkpoint]) -> Sums:

@@ -22,12 +22,21 @@ from asrmerge.checkpoints.checkpoint import Checkpoint
 Read = Callable[[str], Tensor]
 AttentionPart = Literal["self", "cross"]
 
-MODEL_TYPES = ("whisper", "wav2vec2", "hubert", "wavlm", "data2vec-audio")
+MODEL_TYPES = ("whisper", "wav2vec2", "hubert", "wavlm", "data2vec-audio", "wav2vec2-bert", "parakeet_ctc")
 
 _STACKS = ("encoder", "decoder")
 _LAYER = re.compile(r"(?:^|\.)(encoder|decoder)\.layers\.(\d+)\.")
-_FEED_FORWARD = (("fc1", "fc2"), ("feed_forward.intermediate_dense", "feed_forward.output_dense"))
+_FEED_FORWARD = (
+    ("fc1", "fc2"),
+    *((f"{module}.intermediate_dense", f"{module}.output_dense") for module in ("feed_forward", "ffn1", "ffn2")),
+    *((f"{module}.linear1", f"{module}.linear2") for module in ("feed_forward1", "feed_forward2")),
+)
 _ATTENTION: tuple[tuple[str, AttentionPart], ...] = (("self_attn", "self"), ("attention", "self"), ("encoder_attn", "cross"))
+_INTO_HEADS = (
+    *("q_proj", "k_proj", "v_proj", "linear_q", "linear_k", "linear_v"),
+    *("relative_k_proj", "bias_u", "bias_v", "linear_pos", "pos_bias_u", "pos_bias_v"),
+)
+_OUT_OF_HEADS = ("out_proj", "o_proj", "linear_out")
 _TIE = 1e-4  # of the mean squared norm: two units that are closer than this are not told apart, and stay
 
 
@@ -112,7 +121,7 @@ def align(tensors: Mapping[str, Tensor], part: Part, order: Tensor) -> dict[str,
     """The part's tensors with units (or heads) put where the reference has them; other tensors as they are.
 
     ``order`` is that of a solved match. The aligned model computes what it did before; WavLM's heads are the exception, since
-    their relative positions are shared by all layers.
+    each is tied to its part of the hidden state.
     """
     back = order.argsort()
     changed = {name: _permute(tensors[name], part.count, back) for name in part.inputs}
@@ -130,11 +139,14 @@ def _parts_of_layer(checkpoint: Checkpoint, names: set[str], stack: str, layer: 
         inputs, outputs = _existing(names, prefix, [first], [second])
         if inputs and outputs:
             yield Part(stack, layer, "ffn", checkpoint.shape(inputs[0])[0], inputs, outputs)
-    heads = checkpoint.config.get(f"{stack}_attention_heads", checkpoint.config.get("num_attention_heads"))
+    config = checkpoint.config.get(f"{stack}_config", checkpoint.config)  # Parakeet's encoder has a configuration of its own
+    heads = config.get(f"{stack}_attention_heads", config.get("num_attention_heads"))
+    if not isinstance(heads, int) or config.get("num_key_value_heads") not in (None, heads):
+        return
     for module, part in _ATTENTION:
-        projections = [f"{module}.{name}_proj" for name in "qkv"]
-        inputs, outputs = _existing(names, prefix, projections, [f"{module}.out_proj"])
-        if inputs and outputs and isinstance(heads, int) and checkpoint.shape(inputs[0])[0] % max(heads, 1) == 0:
+        coming, going = ([f"{module}.{name}" for name in listed] for listed in (_INTO_HEADS, _OUT_OF_HEADS))
+        inputs, outputs = _existing(names, prefix, coming, going)
+        if inputs and outputs and checkpoint.shape(inputs[0])[0] % max(heads, 1) == 0:
             yield Part(stack, layer, part, heads, inputs, outputs)
 
 
@@ -142,7 +154,7 @@ def _existing(
     names: set[str], prefix: str, inputs: Sequence[str], outputs: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the weights and biases going in, and of the weights going out, as far as the model has them."""
-    coming = [f"{prefix}{module}.{kind}" for module in inputs for kind in ("weight", "bias")]
+    coming = [f"{prefix}{module}{kind}" for module in inputs for kind in (".weight", ".bias", "")]
     going = [f"{prefix}{module}.weight" for module in outputs]
     return tuple(name for name in coming if name in names), tuple(name for name in going if name in names)
 

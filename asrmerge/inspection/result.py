@@ -89,7 +89,8 @@ class Inspection(_Frozen):
         experts: name → what it was opened from.
         dtypes: dtypes in which each model's tensors are stored, by name of the model (``base`` for the base).
         reference: what task vectors start from: the base, or the mean of the experts.
-        incompatible: expert → why it can't be merged with the base (without one, with the first expert).
+        incompatible: expert → why it can't be merged with the base (without one, with the first expert) and those before it.
+        lacking_tokens: model → tokens of the others whose rows it borrows; empty where all have one vocabulary.
         tensors: parameters that a merge would compute, by name, that were compared.
         overall: the whole model.
         groups: the structural groups, from the input to the output.
@@ -106,6 +107,7 @@ class Inspection(_Frozen):
     dtypes: dict[str, tuple[str, ...]]
     reference: Reference
     incompatible: dict[str, str]
+    lacking_tokens: dict[str, tuple[str, ...]] = {}
     tensors: tuple[str, ...] = ()
     overall: Geometry | None = None
     groups: tuple[Geometry, ...] = ()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from tiny_models import edit_config, fine_tuned, save, tiny_model
-from transformers import Data2VecAudioConfig, HubertConfig, Wav2Vec2BertConfig, WavLMConfig
+from transformers import Data2VecAudioConfig, HubertConfig, WavLMConfig
 from transformers.models.auto.modeling_auto import AutoModelForCTC
 
 from asrmerge.checkpoints.checkpoint import Checkpoint
@@ -148,7 +148,11 @@ def test_verdicts_on_the_shipped_bases(family, embedded, altered):
     found = inspect_models(base, experts)
     tuned, moved, stranger = found.base_checks
     assert (tuned.verdict, tuned.units, tuned.heads) == ("same base", 1.0, 1.0)
-    assert moved.verdict == "permutation" and "encoder layer 0" in moved.sentence and "align before merging" in moved.sentence
+    assert (
+        moved.verdict == "permutation"
+        and "encoder layer 0" in moved.sentence
+        and "align it before merging (asrmerge align)" in moved.sentence
+    )
     assert moved.parts[0].cosine < 0.5 < 0.98 < moved.parts[0].matched_cosine and moved.parts[0].solved
     assert [part.in_place for part in moved.parts[2:]] == [part.count for part in moved.parts[2:]]
     assert stranger.verdict == "different base" and stranger.units < 0.02
@@ -222,13 +226,10 @@ def test_other_encoders_with_the_same_layers(model_type, tmp_path, altered):
     assert check.verdict == "permutation" and check.heads == 1.0
 
 
-def test_unknown_layers_are_said_not_to_be_checked(tmp_path):
-    config = Wav2Vec2BertConfig(
-        vocab_size=12, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
-        feature_projection_input_dim=20,
-    )  # fmt: skip
-    folder = save(AutoModelForCTC.from_config(config), tmp_path / "bert")
-    checkpoint = Checkpoint.open(folder)
+def test_unknown_layers_are_said_not_to_be_checked(saved):
+    checkpoint = saved(tiny_model("ctc"), "model")
+    edit_config(checkpoint.folder, model_type="sew")
+    checkpoint = Checkpoint.open(checkpoint.folder)
     assert find_parts(checkpoint) == ()
     found = inspect_models(checkpoint, {"expert": checkpoint})
     assert found.base_checks[0].verdict == "unavailable" and "is not checked" in found.base_checks[0].sentence
