@@ -12,8 +12,10 @@ Format: https://docs.nvidia.com/nemo-framework/user-guide/latest/nemotoolkit/asr
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -52,8 +54,8 @@ def read_manifest(path: Path | str, *, domain: str | None = None) -> tuple[Utter
     """
     path = Path(path)
     lines = read_json_lines(path)
-    audio = [_audio(line, path.parent) for line in lines]
-    identifiers = _identifiers(lines, audio)
+    audio = [require_audio(path.parent / line.filled("audio_filepath", AUDIO_REMEDY), line.place) for line in lines]
+    identifiers = number_identifiers(unique_identifiers(lines), [file.stem for file in audio])
     return tuple(
         Utterance(
             identifier=identifier,
@@ -88,8 +90,9 @@ def write_manifest(path: Path | str, utterances: Iterable[Utterance]) -> None:
     write_text(path, "".join(json_line(record) for record in records))
 
 
-# What is an utterance's own; a line's other keys are its fields.
-OWN_KEYS = frozenset({"id", "audio_filepath", "offset", "duration", "text", "speaker", "domain"})
+# What is an utterance's own, or its transcript's by some model; a line's other keys are its fields.
+OWN_KEYS = frozenset({"id", "audio_filepath", "offset", "duration", "text", "speaker", "domain", "pred_text", "silent", "error"})
+AUDIO_REMEDY = "write the path of the audio file"
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,14 @@ class Line:
         """The recording's length in seconds."""
         if "duration" not in self.content:
             raise ManifestError(f"{self.place}: the key 'duration' is missing; add the recording's length in seconds.")
-        value = self.content["duration"]
+        return self._seconds(self.content["duration"])
+
+    def known_duration(self) -> float | None:
+        """The recording's length in seconds; ``None`` where the line has none, or 0: audio that could not be read."""
+        value = self.content.get("duration")
+        return None if value is None or (value == 0 and not isinstance(value, bool)) else self._seconds(value)
+
+    def _seconds(self, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise ManifestError(
                 f"{self.place}: 'duration' is {json.dumps(value)}; write the recording's length in seconds, a number above 0."
@@ -156,18 +166,49 @@ class Line:
 
 
 def read_json_lines(path: Path) -> list[Line]:
-    """The objects of a JSON-lines file, blank lines left out.
+    """The objects of a JSON-lines file, which may be compressed by gzip, blank lines left out.
 
     Raises:
         ManifestError: if the file is missing, empty or not UTF-8, or a line is not a JSON object.
     """
-    # Split at "\n" only: str.splitlines would also cut at U+2028, which JSON allows inside a text.
-    lines = [
-        _parse(text, f"{path}, line {number}") for number, text in enumerate(_decode(path).split("\n"), start=1) if text.strip()
-    ]
+    lines = [_parse(text, place) for place, text in read_lines(path)]
     if not lines:
         raise ManifestError(f"{path}: the file holds no utterance; write one JSON object per line.")
     return lines
+
+
+def read_lines(path: Path) -> list[tuple[str, str]]:
+    """Place (file and line number) and text of every line that is not blank.
+
+    Raises:
+        ManifestError: if the file is missing or not UTF-8.
+    """
+    # Split at "\n" only: str.splitlines would also cut at U+2028, which JSON allows inside a text.
+    lines = enumerate(read_text(path).split("\n"), start=1)
+    return [(f"{path}, line {number}", text.removesuffix("\r")) for number, text in lines if text.strip()]
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of a file, without byte order mark; uncompressed where its name ends in ``.gz``.
+
+    Raises:
+        ManifestError: if the file is missing or damaged, or its text is not UTF-8, with the line.
+    """
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except FileNotFoundError as error:
+        raise ManifestError(f"{path}: there is no such file; check the path.") from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ManifestError(f"{path}: the file is damaged or no gzip file ({error}); compress it again.") from error
+    except OSError as error:
+        raise ManifestError(f"{path}: the file cannot be read ({error.strerror}); check the path and its permissions.") from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise ManifestError(f"{path}, line {number}: the text is not UTF-8; save the file in UTF-8.") from error
 
 
 def json_line(record: Mapping[str, Any]) -> str:
@@ -187,29 +228,54 @@ def unique_identifiers(lines: Sequence[Line]) -> list[str | None]:
     Raises:
         ManifestError: naming both lines, if two have the same.
     """
-    first: dict[str, str] = {}
     identifiers = [line.label("id") for line in lines]
-    for line, identifier in zip(lines, identifiers, strict=True):
-        if identifier is not None and identifier in first:
-            where = first[identifier].rpartition(", ")[2]
-            raise ManifestError(f"{line.place}: the id '{identifier}' is already that of {where}; give every utterance its own.")
-        if identifier is not None:
-            first[identifier] = line.place
+    check_unique(zip(identifiers, (line.place for line in lines), strict=True))
     return identifiers
 
 
-def _decode(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise ManifestError(f"{path}: there is no such file; check the path.") from error
-    except OSError as error:
-        raise ManifestError(f"{path}: the file cannot be read ({error.strerror}); check the path and its permissions.") from error
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = content.count(b"\n", 0, error.start) + 1
-        raise ManifestError(f"{path}, line {number}: the text is not UTF-8; save the file in UTF-8.") from error
+def check_unique(places: Iterable[tuple[str | None, str]]) -> None:
+    """Refuse an identifier that occurs at two places.
+
+    Raises:
+        ManifestError: naming both.
+    """
+    first: dict[str, str] = {}
+    for identifier, place in places:
+        if identifier is not None and identifier in first:
+            where = first[identifier].rpartition(", ")[2]
+            raise ManifestError(f"{place}: the id '{identifier}' is already that of {where}; give every utterance its own.")
+        if identifier is not None:
+            first[identifier] = place
+
+
+def number_identifiers(given: Sequence[str | None], names: Sequence[str]) -> list[str]:
+    """``given``, and where there is none the name, with ``-2``, ``-3``, … where that is taken."""
+    taken = {identifier for identifier in given if identifier is not None}
+    following: dict[str, int] = {}
+    identifiers = []
+    for identifier, name in zip(given, names, strict=True):
+        if identifier is None:
+            numbers = count(following.get(name, 1))
+            number = next(number for number in numbers if _numbered(name, number) not in taken)
+            identifier, following[name] = _numbered(name, number), number + 1
+            taken.add(identifier)
+        identifiers.append(identifier)
+    return identifiers
+
+
+def require_audio(audio: Path, place: str) -> Path:
+    """``audio``, which must be a file.
+
+    Raises:
+        ManifestError: naming ``place``.
+    """
+    if not is_file(audio):
+        raise ManifestError(f"{place}: there is no audio file {audio}; correct the path, or leave the line out.")
+    return audio
+
+
+def _numbered(name: str, number: int) -> str:
+    return f"{name}-{number}" if number > 1 else name
 
 
 def _parse(text: str, place: str) -> Line:
@@ -225,28 +291,9 @@ def _parse(text: str, place: str) -> Line:
     return Line(place, content)
 
 
-def _audio(line: Line, folder: Path) -> Path:
-    audio = folder / line.filled("audio_filepath", "write the path of the audio file")
-    if not _is_file(audio):
-        raise ManifestError(f"{line.place}: there is no audio file {audio}; correct the path, or leave the line out.")
-    return audio
-
-
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have is none."""
     try:
         return path.is_file()
     except OSError:  # such as a name too long for the file system
         return False
-
-
-def _identifiers(lines: Sequence[Line], audio: Sequence[Path]) -> list[str]:
-    given = unique_identifiers(lines)
-    taken = {identifier for identifier in given if identifier is not None}
-    identifiers = []
-    for identifier, file in zip(given, audio, strict=True):
-        if identifier is None:
-            numbered = (f"{file.stem}-{number}" if number > 1 else file.stem for number in count(1))
-            identifier = next(name for name in numbered if name not in taken)
-            taken.add(identifier)
-        identifiers.append(identifier)
-    return identifiers

@@ -1,0 +1,1 @@
+"""Formats of corpora, one a file, found by ``asrmerge.speech.corpora.reading``."""
