@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args, runtime_checkable
 
@@ -22,6 +23,23 @@ from asrmerge.recognizers import families
 from asrmerge.recognizers.loading import read_config
 
 Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class DecodingSettings:
+    """How a loaded recogniser decodes: what its transcripts and its speed depend on.
+
+    Attributes:
+        precision: of the computation.
+        dtype: of the parameters in memory.
+        generation: the family's own settings, as JSON.
+    """
+
+    family: str
+    device: str
+    precision: str
+    dtype: str
+    generation: Mapping[str, Any]
 
 
 class Recognizer(Protocol):
@@ -61,6 +79,9 @@ class Recognizer(Protocol):
 
     def transcribe(self, audio: Sequence[np.ndarray], *, batch_seconds: float = 60.0) -> list[str]:
         """Greedy transcripts in the order of ``audio``; which utterances share a batch does not change them."""
+
+    def decoding_settings(self) -> DecodingSettings:
+        """What ``transcribe`` uses."""
 
     def groups(self) -> dict[str, list[str]]:
         """Structural group → names of its parameters; every name of ``model.named_parameters()`` occurs exactly once.

@@ -1,6 +1,9 @@
-"""Cutting long audio where it is quiet."""
+"""Cutting long audio: where it is quiet, or into windows that overlap."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -17,6 +20,27 @@ def split_at_pauses(audio: np.ndarray, *, window: int, sampling_rate: int) -> li
         pieces.append(audio[:cut])
         audio = audio[cut:]
     return [*pieces, audio]
+
+
+def overlapping_windows(length: int, *, window: int, stride: int, step: int) -> list[tuple[int, int]]:
+    """First and end position of the windows over ``length`` positions, which is more than one window.
+
+    All are of one length but the last, which ends where the input does and is shorter by less than ``step``.
+
+    Args:
+        window: positions of a window, a multiple of ``step``.
+        stride: half of what a window shares at least with each neighbour; below half a window.
+        step: every window begins at a multiple of it.
+    """
+    advance = max(1, (window - 2 * stride) // step) * step
+    last = -(-(length - window) // step) * step
+    return [(start, start + window) for start in range(0, last, advance)] + [(last, length)]
+
+
+def middles(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What to keep of each overlapping span so that together they are the whole: up to the middle of each overlap."""
+    cuts = [(following[0] + span[1]) // 2 for span, following in pairwise(spans)]
+    return list(zip([spans[0][0], *cuts], [*cuts, spans[-1][1]], strict=True))
 
 
 def _quietest(audio: np.ndarray, span: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,11 @@ from transformers import (
 from asrmerge.errors import CheckpointError
 from asrmerge.recognizers.batching import length_buckets, map_batches
 from asrmerge.recognizers.computing import autocast, evaluating
+from asrmerge.recognizers.fast_linear import fast_linear
 from asrmerge.recognizers.loading import load_model, load_processor, save_checkpoint
 from asrmerge.recognizers.partition import Part, names_in, norms_in, partition
-from asrmerge.recognizers.recognizer import Precision
+from asrmerge.recognizers.recognizer import DecodingSettings, Precision
+from asrmerge.recognizers.windows import middles, overlapping_windows
 
 model_types = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "wav2vec2-bert")
 
@@ -35,13 +38,22 @@ _SHORTEST_SECONDS = 0.1
 
 @dataclass(frozen=True, eq=False)
 class CtcRecognizer:
-    """A CTC model with its processor."""
+    """A CTC model with its processor.
+
+    Attributes:
+        chunk_seconds: longer utterances are decoded in overlapping windows of this length, all of it in view at once taking
+            memory with the square of the length.
+        stride_seconds: what of a window, on each side, only gives the middle its surroundings. These two are ``chunk_length_s``
+            and ``stride_length_s`` of transformers' pipeline.
+    """
 
     model: PreTrainedModel
     processor: ProcessorMixin
     precision: Precision = "float32"
     family: str = "ctc"
     window_seconds: float | None = None
+    chunk_seconds: float = 30.0
+    stride_seconds: float = 5.0
 
     @property
     def sampling_rate(self) -> int:
@@ -94,21 +106,33 @@ class CtcRecognizer:
         """Best token per frame, repeats collapsed, blanks dropped; one text per utterance, in order.
 
         Where padding would change a model's output (see ``padding_is_neutral``), only utterances of equal length share a batch.
+        Utterances beyond ``chunk_seconds`` are decoded one by one, in windows whose middles are put together.
         """
-
-        def decode(indices: Sequence[int]) -> list[str]:
-            logits, lengths = self._logits(self.features([audio[index] for index in indices]))
-            paths = [row[:length] for row, length in zip(logits.argmax(-1).tolist(), lengths.tolist(), strict=True)]
-            texts: list[str] = self.processor.tokenizer.batch_decode(paths)
-            return texts
-
+        chunk = self.chunk_seconds * self.sampling_rate
+        short = [index for index, samples in enumerate(audio) if len(samples) <= chunk]
+        long = [index for index, samples in enumerate(audio) if len(samples) > chunk]
         batches = length_buckets(
-            [len(samples) for samples in audio],
+            [len(audio[index]) for index in short],
             batch_length=round(batch_seconds * self.sampling_rate),
             equal=not self.padding_is_neutral(),
         )
-        with evaluating(self.model), torch.inference_mode():
-            return map_batches(batches, decode)
+        with evaluating(self.model), torch.inference_mode(), fast_linear(self.model):
+            found = map_batches(batches, lambda places: self._paths(self.features([audio[short[place]] for place in places])))
+            paths = dict(zip(short, found, strict=True)) | {index: self._long_path(audio[index], batch_seconds) for index in long}
+        texts: list[str] = self.processor.tokenizer.batch_decode([paths[index] for index in range(len(audio))])
+        return texts
+
+    def decoding_settings(self) -> DecodingSettings:
+        """The best path; how long utterances are cut."""
+        generation = {
+            "search": "best path",
+            "blank": self._blank,
+            "chunk_seconds": self.chunk_seconds,
+            "stride_seconds": self.stride_seconds,
+            "equal_lengths_in_a_batch": not self.padding_is_neutral(),
+        }
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return DecodingSettings(self.family, str(self.model.device), self.precision, dtype, generation)
 
     def padding_is_neutral(self) -> bool:
         """Whether an utterance's frames come out the same next to a longer one.
@@ -164,6 +188,38 @@ class CtcRecognizer:
             yield f"encoder.{number}", layer
         yield "encoder", base
         yield "head", self.model
+
+    def _paths(self, inputs: Mapping[str, Tensor]) -> list[list[int]]:
+        """The best token of every real frame, by row."""
+        logits, lengths = self._logits(inputs)
+        return [row[:length] for row, length in zip(logits.argmax(-1).tolist(), lengths.tolist(), strict=True)]
+
+    def _long_path(self, samples: np.ndarray, batch_seconds: float) -> list[int]:
+        """The best token of every frame, from windows over the features of the whole, which is normalised as one."""
+        inputs = self.features([samples])
+        positions, step = inputs[self.model.main_input_name].shape[1], self._positions_per_frame
+        per_second = positions * self.sampling_rate / len(samples)
+        windows = overlapping_windows(
+            positions,
+            window=round(self.chunk_seconds * per_second) // step * step,
+            stride=round(self.stride_seconds * per_second),
+            step=step,
+        )
+        rows = max(1, int(batch_seconds // self.chunk_seconds))
+        # The last is by itself: it may be shorter, and padding could change what it says.
+        batches = [windows[start : min(start + rows, len(windows) - 1)] for start in range(0, len(windows) - 1, rows)]
+        paths: list[list[int]] = []
+        for batch in [*batches, windows[-1:]]:
+            paths += self._paths({name: torch.cat([value[:, a:b] for a, b in batch]) for name, value in inputs.items()})
+        spans = [(start // step, start // step + len(path)) for (start, _), path in zip(windows, paths, strict=True)]
+        kept = zip(paths, spans, middles(spans), strict=True)
+        return [token for path, (start, _), (first, end) in kept for token in path[first - start : end - start]]
+
+    @property
+    def _positions_per_frame(self) -> int:
+        config = self.model.config
+        adapter = config.adapter_stride**config.num_adapter_layers if getattr(config, "add_adapter", False) else 1
+        return int(math.prod(getattr(config, "conv_stride", ())) * adapter)
 
     def _logits(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Float32 logits ``[batch, frames, vocabulary]`` and how many frames of each row are real."""

@@ -21,10 +21,12 @@ from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 from asrmerge.errors import AudioError, CheckpointError, ConfigError, ManifestError
 from asrmerge.recognizers.batching import map_batches
 from asrmerge.recognizers.computing import autocast, evaluating
+from asrmerge.recognizers.fast_linear import fast_linear
+from asrmerge.recognizers.feature_cache import FeatureCache
 from asrmerge.recognizers.greedy import TokenRules, greedy_tokens
 from asrmerge.recognizers.loading import load_model, load_processor, save_checkpoint
 from asrmerge.recognizers.partition import Part, names_in, norms_in, partition
-from asrmerge.recognizers.recognizer import Precision
+from asrmerge.recognizers.recognizer import DecodingSettings, Precision
 from asrmerge.recognizers.windows import split_at_pauses
 
 model_types = ("whisper",)
@@ -48,6 +50,7 @@ class WhisperRecognizer:
     Attributes:
         prompt: ids that decoding starts from: start of transcript, language and task where multilingual, no timestamps.
         tokens_per_second: bound on what an utterance may take.
+        feature_cache: where features are kept that other models of the same feature extractor will ask for.
     """
 
     model: WhisperForConditionalGeneration
@@ -56,6 +59,7 @@ class WhisperRecognizer:
     tokens_per_second: float
     precision: Precision = "float32"
     family: str = "whisper"
+    feature_cache: FeatureCache | None = None
 
     @property
     def sampling_rate(self) -> int:
@@ -79,10 +83,7 @@ class WhisperRecognizer:
                 f"An utterance of {longest / self.sampling_rate:.1f} s is longer than this Whisper's window of "
                 f"{self.window_seconds:g} s; cut it, or leave it out."
             )
-        # The extractor computes with torch on the CPU, and NumPy cannot take what autocast makes of that.
-        with torch.autocast("cpu", enabled=False):
-            extracted = self.processor.feature_extractor(list(audio), sampling_rate=self.sampling_rate, return_tensors="pt")
-        return {"input_features": extracted.input_features.to(self.model.device, self.model.dtype)}
+        return {"input_features": self._extract(audio).to(self.model.device, self.model.dtype)}
 
     def labels(self, texts: Sequence[str]) -> Tensor:
         """Token ids ``[batch, length]``, -100 where padded: the prompt after its start token, the text, the end token.
@@ -132,7 +133,7 @@ class WhisperRecognizer:
             AudioError: an utterance is longer than the window.
         """
         rows = self._rows(batch_seconds)
-        with evaluating(self.model), torch.no_grad():
+        with evaluating(self.model), torch.no_grad(), fast_linear(self.model):
             chunks = [self._encode(audio[start : start + rows]) for start in range(0, len(audio), rows)]
         config = self.model.config
         return torch.cat(chunks) if chunks else torch.empty(0, config.max_source_positions, config.d_model)
@@ -163,7 +164,7 @@ class WhisperRecognizer:
                 "%d of %d utterances are longer than the window of %g s: transcribed %s.", len(long), len(audio),
                 self.window_seconds, way,
             )  # fmt: skip
-        with evaluating(self.model), torch.inference_mode():
+        with evaluating(self.model), torch.inference_mode(), fast_linear(self.model):
             whole = {index: self._transcribe_long(audio[index]) for index in long} if self.has_timestamps else {}
             pieces = [
                 (index, piece)
@@ -176,6 +177,28 @@ class WhisperRecognizer:
         for (index, _), text in zip(pieces, texts, strict=True):
             parts[index].append(text)
         return [" ".join(filter(None, part)) for part in parts]
+
+    def decoding_settings(self) -> DecodingSettings:
+        """Greedy search from the prompt: which tokens are barred, how many there may be, what happens beyond the window."""
+        rules, tokenizer = self._rules, self.processor.tokenizer
+        language = tokenizer.convert_ids_to_tokens(self.prompt[1]).strip("<|>") if self._is_multilingual else None
+        generation = {
+            "search": "greedy",
+            "prompt": tokenizer.convert_ids_to_tokens(list(self.prompt)),
+            "language": language,
+            "task": "transcribe" if self._is_multilingual else None,
+            "end_tokens": list(rules.end),
+            "suppress_tokens": list(rules.suppress),
+            "begin_suppress_tokens": list(rules.begin_suppress),
+            "tokens_per_second": self.tokens_per_second,
+            "spare_tokens": _SPARE_TOKENS,
+            "most_tokens": int(self.model.config.max_target_positions) - len(self.prompt),
+            "window_seconds": self.window_seconds,
+            "beyond_the_window": "long-form generation" if self.has_timestamps else "cut at pauses",
+            "decoder_precision": self._decoder_precision,
+        }
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return DecodingSettings(self.family, str(self.model.device), self.precision, dtype, generation)
 
     @property
     def has_timestamps(self) -> bool:
@@ -206,6 +229,15 @@ class WhisperRecognizer:
         return int(self.processor.feature_extractor.n_samples)
 
     @property
+    def _is_multilingual(self) -> bool:
+        return len(self.prompt) > 2  # start, language, task
+
+    @property
+    def _decoder_precision(self) -> Precision:
+        # CPUs attend from one query eight times slower in bfloat16 than in float32 (measured).
+        return "float32" if self.model.device.type == "cpu" else self.precision
+
+    @property
     def _rules(self) -> TokenRules:
         return TokenRules.from_generation_config(self.model.generation_config)
 
@@ -214,6 +246,35 @@ class WhisperRecognizer:
 
     def _own(self, states: Tensor) -> Tensor:
         return states.to(self.model.device, self.model.dtype)
+
+    def _extract(self, audio: Sequence[np.ndarray]) -> Tensor:
+        """Float32 features ``[batch, mel bins, frames]`` of the whole window, from ``feature_cache`` where it has them."""
+        if self.feature_cache is None or not audio:
+            return self._compute_features(audio)
+        cache, extractor = self.feature_cache, self.processor.feature_extractor
+        keys = [cache.key(samples, extractor.to_json_string()) for samples in audio]
+        known = {key: cache.read(key, extractor.nb_max_frames) for key in keys}
+        missing = [index for index, key in enumerate(keys) if known[key] is None]
+        if missing:
+            for index, features in zip(missing, self._compute_features([audio[index] for index in missing]), strict=True):
+                known[keys[index]] = features
+                cache.write(keys[index], features)
+        return torch.stack([features for key in keys if (features := known[key]) is not None])
+
+    def _compute_features(self, audio: Sequence[np.ndarray]) -> Tensor:
+        """Only what holds sound is computed: frames of silence are all alike, and the last one stands for those after it."""
+        extractor = self.processor.feature_extractor
+        # The last frame must see nothing but silence: a hop and half of the Fourier transform's span from its centre.
+        sound = max((len(samples) for samples in audio), default=0) + extractor.hop_length + extractor.n_fft
+        length = min(self._window, math.ceil(sound / extractor.hop_length) * extractor.hop_length)
+        if getattr(extractor, "dither", 0.0):
+            length = self._window  # noise is added, to the silence as well
+        # The extractor computes with torch on the CPU, and NumPy cannot take what autocast makes of that.
+        with torch.autocast("cpu", enabled=False):
+            features: Tensor = extractor(
+                list(audio), sampling_rate=self.sampling_rate, max_length=length, return_tensors="pt"
+            ).input_features
+        return F.pad(features, (0, extractor.nb_max_frames - features.shape[-1]), mode="replicate")
 
     def _encode(self, audio: Sequence[np.ndarray]) -> Tensor:
         with autocast(self.model.device, self.precision):
@@ -228,9 +289,7 @@ class WhisperRecognizer:
                 else self._own(encoder_states[torch.tensor(indices, device=encoder_states.device)])
             )
             limits = [self.token_bound(len(audio[index])) for index in indices]
-            # CPUs attend from one query eight times slower in bfloat16 than in float32 (measured).
-            precision = "float32" if self.model.device.type == "cpu" else self.precision
-            with autocast(self.model.device, precision):
+            with autocast(self.model.device, self._decoder_precision):
                 tokens = greedy_tokens(self.model, states, prompt=self.prompt, limits=limits, rules=self._rules)
             texts: list[str] = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             return [text.strip() for text in texts]
@@ -250,7 +309,7 @@ class WhisperRecognizer:
         settings.forced_decoder_ids = None
         settings.num_beams, settings.do_sample = 1, False
         language = {}
-        if len(self.prompt) > 2:
+        if self._is_multilingual:
             code = self.processor.tokenizer.convert_ids_to_tokens(self.prompt[1])
             language = {"language": code.strip("<|>"), "task": "transcribe"}
         with autocast(self.model.device, self.precision):
