@@ -1,107 +1,48 @@
-"""Scorecards: models × domains, with counts, intervals and paired comparisons; rates and differences are fractions."""
+"""From hypotheses to a scorecard: models × domains, with counts, metrics, slices, intervals and comparisons."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+import numpy as np
 
-from asrmerge.errors import AsrmergeError, ConfigError, ManifestError
+from asrmerge.errors import ConfigError, ManifestError
 from asrmerge.evaluation import normalizers
-from asrmerge.evaluation.bootstrap import Unit, bootstrap_interval, paired_bootstrap
-from asrmerge.evaluation.counts import ErrorCounts, count_errors
+from asrmerge.evaluation.bootstrap import Resampling
+from asrmerge.evaluation.comparing import DomainFigures, compare_domains, compare_summaries
+from asrmerge.evaluation.counts import ErrorCounts, Scheme
+from asrmerge.evaluation.domain_table import build_table
+from asrmerge.evaluation.estimates import (
+    Estimate,
+    estimate_metrics,
+    figure,
+    gap_closed,
+    harmonic_accuracy,
+    macro_average,
+    range_of,
+    retention,
+    worst,
+)
 from asrmerge.evaluation.hypotheses import Hypothesis
-from asrmerge.evaluation.normalizers import Normalizer
-from asrmerge.files import write_text
+from asrmerge.evaluation.metric_registry import find_metrics
+from asrmerge.evaluation.metrics.word_error_rate import metric as word_error_rate
+from asrmerge.evaluation.records import DomainScore, Figure, MetricRecord, ModelScore, Scorecard, SliceScore
+from asrmerge.evaluation.slices import known_slices, slice_scores
+from asrmerge.evaluation.substitutions import substituting
+from asrmerge.validation import suggest
 
 Hypotheses = Mapping[str, Mapping[str, Sequence[Hypothesis]]]  # model → domain → hypotheses
-Counts = Mapping[str, Mapping[str, Sequence[ErrorCounts]]]
 
 
-class Record(BaseModel):
-    """Unchangeable, and strict about its fields when read from a file."""
+@dataclass(frozen=True)
+class Yardsticks:
+    """What models are measured against: ``experts`` by domain."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DomainScore(Record):
-    """One model on one domain: pooled over the utterances."""
-
-    utterances: int
-    words: int
-    substitutions: int
-    deletions: int
-    insertions: int
-    wer: float
-    ci: tuple[float, float]
-    resampled_by: Unit
-
-
-class ModelScore(Record):
-    """One model: its domains, and the mean of the target domains' word error rates."""
-
-    domains: dict[str, DomainScore]
-    macro_wer: float
-
-
-class DomainComparison(Record):
-    """``model``'s word error rate less ``reference``'s on one domain (below zero: better), by the paired bootstrap."""
-
-    model: str
-    reference: str
-    domain: str
-    difference: float
-    ci: tuple[float, float]
-    probability_of_improvement: float
-    resampled_by: Unit
-
-
-class Scorecard(Record):
-    """Every figure of an evaluation, and what is needed to make them again from the hypotheses."""
-
-    normalizer: str
-    seed: int
-    level: float
-    samples: int
-    targets: tuple[str, ...]
-    models: dict[str, ModelScore]
-    comparisons: tuple[DomainComparison, ...]
-
-    def to_json(self) -> str:
-        """Indented JSON."""
-        return self.model_dump_json(indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Scorecard:
-        """The reverse of :meth:`to_json`; raises pydantic's ``ValidationError``, a ``ValueError``."""
-        return cls.model_validate_json(text)
-
-    def write(self, path: Path | str) -> None:
-        """Write the scorecard as JSON, atomically."""
-        write_text(Path(path), self.to_json())
-
-    @classmethod
-    def read(cls, path: Path | str) -> Scorecard:
-        """The scorecard in ``path``.
-
-        Raises:
-            AsrmergeError: if the file is missing or is not a scorecard.
-        """
-        try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise AsrmergeError(f"{path}: there is no such file; run the evaluation first.") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "JSON"
-            raise AsrmergeError(f"{path}: not a scorecard ({where}: {first['msg']}); run the evaluation again.") from error
-
-
-def score(hypotheses: Sequence[Hypothesis], normalize: Normalizer) -> tuple[ErrorCounts, ...]:
-    """Every utterance's errors, both texts normalised."""
-    return tuple(count_errors(normalize(hypothesis.text), normalize(hypothesis.prediction)) for hypothesis in hypotheses)
+    base: str | None
+    general: str | None
+    experts: Mapping[str, str]
 
 
 def build_scorecard(
@@ -109,128 +50,186 @@ def build_scorecard(
     *,
     normalizer: str,
     targets: Sequence[str],
+    seed: int,
     candidate: str | None = None,
     references: Sequence[str] | None = None,
-    seed: int,
+    base: str | None = None,
+    general: str | None = None,
+    experts: Mapping[str, str] | None = None,
+    terms: Mapping[str, Sequence[str]] | None = None,
+    substitutions: Mapping[str, str] | None = None,
+    alignment: Scheme = "levenshtein",
+    slices: Sequence[str] = (),
+    rtfx: Mapping[str, Mapping[str, float]] | None = None,
     level: float = 0.95,
     samples: int = 1000,
 ) -> Scorecard:
     """Score ``hypotheses`` (model → domain → utterances).
 
+    An utterance that some model has no transcript of, only an ``error``, is left out for all of them, and counted.
+
     Args:
         normalizer: the text normaliser, by name.
-        targets: the domains that ``macro_wer`` is the mean of; others, such as the general one, are shown apart.
-        candidate: the model that is compared with each of ``references`` (all other models, unless given) on every domain.
-        seed, level, samples: of the bootstrap.
+        targets: the domains that averages are taken over; others, such as the general one, are shown apart.
+        seed, level, samples: of the bootstrap. Every domain has draws of its own, which all models share.
+        candidate: the model that is compared with each of ``references`` (all other models, unless given).
+        base, general: the model before fine-tuning, and the domain whose accuracy it should not lose: give retention.
+        experts: by domain, the model that was fine-tuned for it; with ``base``, gives the share of the gap closed.
+        terms: by domain, in normalised form, see :func:`~asrmerge.evaluation.terms.read_terms`.
+        substitutions: in normalised form, see :func:`~asrmerge.evaluation.substitutions.read_substitutions`.
+        alignment: whose word errors are counted, jiwer's or sclite's.
+        slices: what word error rates are given by: ``speaker``, ``duration``, or a field of the manifests.
+        rtfx: seconds of audio decoded in a second, by model and domain, where it was measured.
 
     Raises:
-        ConfigError: if a named model or domain was not evaluated, or the normaliser is unknown.
-        ManifestError: if two models were not evaluated on the same utterances.
+        ConfigError: if a named model, domain or slice was not evaluated, or the normaliser is unknown.
+        ManifestError: if two models were not evaluated on the same utterances, or none was transcribed by all of them.
     """
-    normalize = cache(normalizers.normalizer(normalizer))  # every model repeats the same references
-    _check_names(hypotheses, targets, [] if candidate is None else [candidate, *(references or [])])
+    yardsticks = Yardsticks(base, general, experts or {})
+    # Every model repeats the same references.
+    normalize = cache(substituting(normalizers.normalizer(normalizer), substitutions or {}))
+    named_models = [name for name in (candidate, *(references or ()), base, *yardsticks.experts.values()) if name is not None]
+    named_domains = [*targets, *([general] if general is not None else []), *yardsticks.experts, *(terms or {})]
+    _check_names(hypotheses, targets, named_domains, named_models)
     _check_same_utterances(hypotheses)
-    counts = {
-        model: {domain: score(utterances, normalize) for domain, utterances in domains.items()}
-        for model, domains in hypotheses.items()
-    }
-    speakers = {
-        domain: [hypothesis.speaker for hypothesis in utterances]
-        for domain, utterances in next(iter(hypotheses.values())).items()
-    }
-    bootstrap = Bootstrap(level=level, samples=samples, seed=seed)
+    _check_slices(hypotheses, slices)
+    metrics = find_metrics()
+    figures: dict[str, DomainFigures] = {}
+    sliced: dict[str, dict[str, dict[str, dict[str, SliceScore]]]] = {}  # domain → by → model → value
+    for domain in next(iter(hypotheses.values())):
+        table = build_table(
+            {model: domains[domain] for model, domains in hypotheses.items()},
+            normalize=normalize,
+            terms=(terms or {}).get(domain, ()),
+            metrics=metrics,
+            alignment=alignment,
+            domain=domain,
+        )
+        resampling = Resampling(len(table.utterances), samples, seed, table.speakers, domain)
+        figures[domain] = DomainFigures(table, resampling, estimate_metrics(table, metrics, resampling))
+        sliced[domain] = {by: slice_scores(table, by, level=level, samples=samples, seed=seed, stream=domain) for by in slices}
     against = hypotheses if references is None else references
     pairs = [] if candidate is None else [(candidate, name) for name in against if name != candidate]
     return Scorecard(
         normalizer=normalizer,
+        substitutions=dict(substitutions or {}),
+        alignment=alignment,
         seed=seed,
         level=level,
         samples=samples,
         targets=tuple(targets),
-        models={model: _model_score(domains, speakers, targets, bootstrap) for model, domains in counts.items()},
-        comparisons=tuple(
-            _compare(counts, model, reference, domain, speakers[domain], bootstrap)
-            for model, reference in pairs
-            for domain in speakers
+        base=base,
+        general=general,
+        experts=dict(yardsticks.experts),
+        terms={domain: tuple(found) for domain, found in (terms or {}).items()},
+        metrics={
+            name: MetricRecord(title=metric.title, higher_is_better=metric.higher_is_better) for name, metric in metrics.items()
+        },
+        models={
+            model: _model_score(
+                {
+                    domain: _domain_score(
+                        model,
+                        domain,
+                        found,
+                        yardsticks,
+                        slices={by: scores[model] for by, scores in sliced[domain].items() if scores[model]},
+                        rtfx=(rtfx or {}).get(model, {}).get(domain),
+                        level=level,
+                    )
+                    for domain, found in figures.items()
+                },
+                {target: figures[target].rate(model) for target in targets},
+                level,
+            )
+            for model in hypotheses
+        },
+        comparisons=tuple(one for pair in pairs for one in compare_domains(*pair, figures, level)),
+        macro_comparisons=tuple(
+            one for pair in pairs for one in compare_summaries(*pair, [figures[target] for target in targets], level)
         ),
     )
 
 
-class Bootstrap(Record):
-    """How intervals are drawn; see :func:`~asrmerge.evaluation.bootstrap.bootstrap_interval`."""
-
-    level: float
-    samples: int
-    seed: int
-
-
-def _model_score(
-    counts: Mapping[str, Sequence[ErrorCounts]],
-    speakers: Mapping[str, Sequence[str | None]],
-    targets: Sequence[str],
-    bootstrap: Bootstrap,
-) -> ModelScore:
-    domains = {domain: _domain_score(counts[domain], speakers[domain], bootstrap) for domain in speakers}
-    return ModelScore(domains=domains, macro_wer=sum(domains[target].wer for target in targets) / len(targets))
-
-
-def _domain_score(counts: Sequence[ErrorCounts], speakers: Sequence[str | None], bootstrap: Bootstrap) -> DomainScore:
-    total = sum(counts, ErrorCounts())
-    interval = bootstrap_interval(
-        [count.errors for count in counts],
-        [count.words for count in counts],
-        level=bootstrap.level,
-        samples=bootstrap.samples,
-        seed=bootstrap.seed,
-        clusters=speakers,
-    )
+def _domain_score(
+    model: str,
+    domain: str,
+    found: DomainFigures,
+    yardsticks: Yardsticks,
+    *,
+    slices: dict[str, dict[str, SliceScore]],
+    rtfx: float | None,
+    level: float,
+) -> DomainScore:
+    table, rate = found.table, found.rate(model)
+    total = ErrorCounts(*table.word_errors(model).sum(axis=1).tolist())
     return DomainScore(
-        utterances=len(counts),
+        utterances=len(table.utterances),
+        failed=table.failed,
         words=total.words,
         substitutions=total.substitutions,
         deletions=total.deletions,
         insertions=total.insertions,
         wer=total.wer,
-        ci=(interval.low, interval.high),
-        resampled_by=interval.resampled_by,
+        ci=range_of(rate, level),
+        resampled_by=found.resampling.unit,
+        metrics={
+            name: figure(estimate, level) for name, estimate in found.metrics[model].items() if name != word_error_rate.name
+        },
+        slices=slices,
+        seconds=sum(utterance.duration for utterance in table.utterances),
+        rtfx=rtfx,
+        retention=_retention(domain, rate, found, yardsticks, level),
+        gap_closed=_gap_closed(domain, rate, found, yardsticks, level),
     )
 
 
-def _compare(
-    counts: Counts, model: str, reference: str, domain: str, speakers: Sequence[str | None], bootstrap: Bootstrap
-) -> DomainComparison:
-    comparison = paired_bootstrap(
-        [count.errors for count in counts[model][domain]],
-        [count.errors for count in counts[reference][domain]],
-        [count.words for count in counts[model][domain]],
-        level=bootstrap.level,
-        samples=bootstrap.samples,
-        seed=bootstrap.seed,
-        clusters=speakers,
-    )
-    return DomainComparison(
-        model=model,
-        reference=reference,
-        domain=domain,
-        difference=comparison.difference,
-        ci=(comparison.low, comparison.high),
-        probability_of_improvement=comparison.probability_of_improvement,
-        resampled_by=comparison.resampled_by,
+def _retention(domain: str, rate: Estimate, found: DomainFigures, yardsticks: Yardsticks, level: float) -> Figure | None:
+    if yardsticks.base is None or domain != yardsticks.general:
+        return None
+    return figure(retention(rate, found.rate(yardsticks.base)), level)
+
+
+def _gap_closed(domain: str, rate: Estimate, found: DomainFigures, yardsticks: Yardsticks, level: float) -> Figure | None:
+    if yardsticks.base is None or domain not in yardsticks.experts:
+        return None
+    expert = found.rate(yardsticks.experts[domain])
+    return figure(gap_closed(rate, found.rate(yardsticks.base), expert, level), level)
+
+
+def _model_score(domains: dict[str, DomainScore], targets: Mapping[str, Estimate], level: float) -> ModelScore:
+    rates = np.stack(list(targets.values()))
+    macro, highest = macro_average(rates), worst(rates)
+    return ModelScore(
+        domains=domains,
+        macro_wer=float(macro[0]),
+        macro_ci=range_of(macro, level),
+        harmonic_accuracy=figure(harmonic_accuracy(rates), level),
+        worst_domain=max(targets, key=lambda target: float(targets[target][0])),
+        worst_wer=float(highest[0]),
+        worst_ci=range_of(highest, level),
     )
 
 
-def _check_names(hypotheses: Hypotheses, targets: Sequence[str], models: Sequence[str]) -> None:
+def _check_names(hypotheses: Hypotheses, targets: Sequence[str], domains: Iterable[str], models: Iterable[str]) -> None:
     if not hypotheses or not targets:
         raise ConfigError("A scorecard needs at least one model and one target domain; evaluate some.")
     for model in models:
         if model not in hypotheses:
             raise ConfigError(f"The model '{model}' was not evaluated; choose one of {', '.join(hypotheses)}.")
     first = next(iter(hypotheses))
-    for model, domains in hypotheses.items():
-        if missing := sorted(({*targets} | hypotheses[first].keys()) - domains.keys()):
+    for model, evaluated in hypotheses.items():
+        if missing := sorted(({*domains} | hypotheses[first].keys()) - evaluated.keys()):
             raise ConfigError(f"The model '{model}' was not evaluated on {', '.join(missing)}; evaluate it there too.")
-        if further := sorted(domains.keys() - hypotheses[first].keys()):
+        if further := sorted(evaluated.keys() - hypotheses[first].keys()):
             raise ConfigError(f"The model '{first}' was not evaluated on {', '.join(further)}; evaluate it there too.")
+
+
+def _check_slices(hypotheses: Hypotheses, slices: Iterable[str]) -> None:
+    known = known_slices(next(iter(hypotheses.values())))
+    for name in slices:
+        if name not in known:
+            raise ConfigError(f"No utterance has a '{name}' to slice by; {suggest(name, known)}.")
 
 
 def _check_same_utterances(hypotheses: Hypotheses) -> None:

@@ -75,7 +75,7 @@ def transcribe_task(
     precision: Precision,
 ) -> None:
     """One model on its missing test sets, in a worker."""
-    from asrmerge.evaluation.hypotheses import transcribe_manifest
+    from asrmerge.evaluation.transcription import transcribe_manifest
     from asrmerge.recognizers.recognizer import load_recognizer
 
     recognizer = load_recognizer(source, device=device, precision=precision)
@@ -85,7 +85,7 @@ def transcribe_task(
         path = folder / f"{domain}.jsonl"
         started = folder / f"{domain}.key"
         _forget_other_inputs(path, started, hash_content(inputs[domain]))
-        transcribe_manifest(recognizer, content.test, path, progress=partial(_report_after, report, before, total))
+        transcribe_manifest(recognizer, content.test, path, model=source, progress=partial(_report_after, report, before, total))
         started.unlink(missing_ok=True)
         stages.finish(f"hypotheses/{model}/{domain}", inputs[domain])
         before += len(content.test)

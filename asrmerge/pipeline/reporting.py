@@ -11,7 +11,7 @@ from asrmerge.checkpoints.checkpoint import Checkpoint
 from asrmerge.checkpoints.writing import RECIPE_FILE
 from asrmerge.config import RunConfig
 from asrmerge.evaluation.hypotheses import Hypothesis
-from asrmerge.evaluation.scorecard import Scorecard
+from asrmerge.evaluation.records import Scorecard
 from asrmerge.merging.recipe import Recipe
 from asrmerge.pipeline.data import GENERAL, DomainData
 from asrmerge.report.data import DataSet, MergeInput, RecipeRecord, ReportData, ReportModel, Role, RunFacts

@@ -19,6 +19,7 @@ from asrmerge.errors import ConfigError
 from asrmerge.evaluation.leakage import check_disjoint
 from asrmerge.evaluation.normalizers import normalizer
 from asrmerge.evaluation.scorecard import build_scorecard
+from asrmerge.evaluation.terms import normalize_terms
 from asrmerge.files import hash_content, write_text
 from asrmerge.merging.engine import merge_to_folder
 from asrmerge.pipeline.data import GENERAL, DomainData, content_key, prepare_data
@@ -35,6 +36,7 @@ from asrmerge.search.evaluator import CandidateEvaluator
 from asrmerge.search.objective import Objective
 from asrmerge.search.result import SearchResult, Trial
 from asrmerge.search.study import search_coefficients
+from asrmerge.speech.domains import load_domain
 from asrmerge.speech.grammar import SPLITS
 
 logger = logging.getLogger(__name__)
@@ -100,6 +102,11 @@ def run_pipeline(
         normalizer=config.evaluation.normalizer,
         targets=list(config.domains),
         candidate=MERGED,
+        base=BASE,
+        general=GENERAL if GENERAL in data else None,
+        experts={name: name for name in config.domains},
+        terms=_terms(config),
+        slices=("speaker", "duration"),
         seed=config.seed,
         level=config.evaluation.level,
         samples=config.evaluation.samples,
@@ -108,6 +115,16 @@ def run_pipeline(
     report = run_report(config, command, scorecard, hypotheses, data, models, hashes, search)
     write_report(folder / "report.html", report)
     return RunResult(folder=folder, report=report)
+
+
+def _terms(config: RunConfig) -> dict[str, tuple[str, ...]]:
+    """The terms of the synthesised domains; without those of which the normaliser leaves nothing, as Whisper's does of 'uh'."""
+    normalize = normalizer(config.evaluation.normalizer)
+    return {
+        name: normalize_terms(load_domain(source.synthesize.domain).terms, normalize)
+        for name, source in config.domains.items()
+        if source.synthesize is not None
+    }
 
 
 def _check_before_work(config: RunConfig) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from asrmerge.evaluation.scorecard import DomainComparison
+from asrmerge.evaluation.records import DomainComparison
 from asrmerge.report.data import ReportData, ReportModel, Role, title_of
 from asrmerge.report.numbers import percent, points
 from asrmerge.report.svg import Scale, Shape, drawing, element, line, marker, text, tick_text, ticks

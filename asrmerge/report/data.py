@@ -9,7 +9,7 @@ from typing import Literal
 import asrmerge
 from asrmerge.errors import ConfigError
 from asrmerge.evaluation.hypotheses import Hypothesis
-from asrmerge.evaluation.scorecard import Scorecard
+from asrmerge.evaluation.records import Scorecard
 
 Role = Literal["base", "expert", "joint", "uniform", "merged", "other"]
 Hypotheses = Mapping[str, Mapping[str, Sequence[Hypothesis]]]  # model → domain → utterances

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from asrmerge.evaluation.scorecard import Scorecard
+from asrmerge.evaluation.records import Scorecard
 from asrmerge.report.data import ReportModel
 from asrmerge.report.numbers import percent
 from asrmerge.report.table import Cell, build_table

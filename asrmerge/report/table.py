@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from asrmerge.evaluation.scorecard import DomainScore, Scorecard
+from asrmerge.evaluation.records import DomainScore, Scorecard
 from asrmerge.report.data import ReportModel, domains_of, title_of
 
 ColumnKind = Literal["target", "macro", "apart"]

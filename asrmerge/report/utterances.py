@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from functools import cache
 
 from asrmerge.errors import ManifestError
-from asrmerge.evaluation.counts import AlignedPair, align
+from asrmerge.evaluation.counts import AlignedPair, Scheme, align
 from asrmerge.evaluation.hypotheses import Hypothesis
 from asrmerge.evaluation.normalizers import normalizer
+from asrmerge.evaluation.substitutions import substituting
 from asrmerge.report.data import ReportData, title_of
 
 Packed = list[int | str]
@@ -66,7 +67,7 @@ def align_utterances(data: ReportData) -> tuple[AlignedUtterance, ...]:
     """All utterances, in the order of domains and files, normalised as scored; none unless every model has hypotheses."""
     if any(model.name not in data.hypotheses for model in data.models):
         return ()
-    normalize = cache(normalizer(data.scorecard.normalizer))
+    normalize = cache(substituting(normalizer(data.scorecard.normalizer), data.scorecard.substitutions))
     found = []
     for domain in data.domains:
         columns = [data.hypotheses[model.name].get(domain, ()) for model in data.models]
@@ -75,27 +76,29 @@ def align_utterances(data: ReportData) -> tuple[AlignedUtterance, ...]:
                 f"The models have different numbers of utterances on '{domain}'; evaluate all on the same manifest."
             )
         for versions in zip(*columns, strict=True):
+            if any(version.error for version in versions):  # left out of the scorecard too
+                continue
             reference = " ".join(normalize(versions[0].text).split())
             predictions = [normalize(version.prediction) for version in versions]
-            found.append(_utterance(domain, versions[0], reference, predictions))
+            found.append(_utterance(domain, versions[0], reference, predictions, data.scorecard.alignment))
     return tuple(found)
 
 
-def _utterance(domain: str, first: Hypothesis, reference: str, predictions: Sequence[str]) -> AlignedUtterance:
+def _utterance(domain: str, first: Hypothesis, reference: str, predictions: Sequence[str], scheme: Scheme) -> AlignedUtterance:
     return AlignedUtterance(
         domain=domain,
         identifier=first.identifier,
         speaker=first.speaker,
         duration=first.duration,
         reference=reference,
-        alignments=tuple(_align(reference, prediction) for prediction in predictions),
+        alignments=tuple(_align(reference, prediction, scheme) for prediction in predictions),
     )
 
 
-def _align(reference: str, prediction: str) -> tuple[AlignedPair, ...]:
+def _align(reference: str, prediction: str, scheme: Scheme) -> tuple[AlignedPair, ...]:
     if reference == prediction:  # most of what a good model says; aligning it would take most of the time
         return tuple(AlignedPair("equal", word, word) for word in reference.split())
-    return align(reference, prediction)
+    return align(reference, prediction, scheme)
 
 
 def digests(data: ReportData, utterances: Sequence[AlignedUtterance]) -> tuple[DomainDigest, ...]:

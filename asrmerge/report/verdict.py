@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from asrmerge.evaluation.scorecard import DomainComparison
+from asrmerge.evaluation.records import DomainComparison
 from asrmerge.report.data import ReportData, ReportModel, title_of
 from asrmerge.report.numbers import ARROW, MINUS, PERCENT, listed, percent, points, rate, relative, small_number, whole_percent
 

@@ -40,6 +40,37 @@ def test_basic_and_none() -> None:
     assert normalizer("none")(" As it IS. ") == " As it IS. "
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("lowercase+strip_punctuation", "It's Élan, ok.", "its élan ok"),
+        ("strip_diacritics + uppercase", "Ä naïve café", "A NAIVE CAFE"),
+        ("nfc", "e\u0301", "é"),
+        ("nfkc+lowercase", "ﬁve №5", "five no5"),
+        ("strip_kaldi_non_words", "so [noise]yes <unk>no", "so yes no"),
+        ("string:capwords+none", "take two", "Take Two"),
+    ],
+)
+def test_chains_and_functions(name: str, text: str, expected: str) -> None:
+    assert normalizer(name)(text) == expected
+
+
 def test_an_unknown_name_lists_the_known() -> None:
-    with pytest.raises(ConfigError, match=r"There is no text normaliser 'english'; choose one of whisper, basic, none\."):
-        normalizer("english")
+    with pytest.raises(
+        ConfigError, match=r"There is no text normaliser 'english'; choose among whisper, basic, none, lowercase,"
+    ):
+        normalizer("lowercase+english")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("absent_module:clean", "'absent_module:clean' cannot be used (ModuleNotFoundError"),
+        ("string:clean", "'string:clean' cannot be used (AttributeError"),
+        ("builtins:len", "'builtins:len' returns int; make it return a text."),
+    ],
+)
+def test_unusable_functions_are_refused(name: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        normalizer(name)
+    assert message in str(caught.value)

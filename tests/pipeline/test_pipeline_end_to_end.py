@@ -17,7 +17,7 @@ import yaml
 from pipeline_project import DOMAINS, Project, asrmerge, environment, make_project
 
 from asrmerge.evaluation.hypotheses import read_hypotheses
-from asrmerge.evaluation.scorecard import Scorecard
+from asrmerge.evaluation.records import Scorecard
 from asrmerge.merging.recipe import Recipe
 from asrmerge.speech.manifest import read_manifest
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from asrmerge.errors import ConfigError
-from asrmerge.evaluation.scorecard import DomainComparison, DomainScore, ModelScore, Scorecard
+from asrmerge.evaluation.records import DomainComparison, DomainScore, Figure, ModelScore, Scorecard
 from asrmerge.report import ReportData, ReportModel
 from asrmerge.report.verdict import tiles, verdict
 
@@ -39,7 +39,13 @@ def data(merged: tuple[float, float, float], comparisons: tuple[DomainComparison
     rates: Mapping[str, tuple[float, float, float]] = {**OTHERS, "merged": merged}
     models = {
         name: ModelScore(
-            domains=dict(zip(("medical", "legal", "general"), map(score, row), strict=True)), macro_wer=(row[0] + row[1]) / 2
+            domains=dict(zip(("medical", "legal", "general"), map(score, row), strict=True)),
+            macro_wer=(row[0] + row[1]) / 2,
+            macro_ci=(0.0, 1.0),
+            harmonic_accuracy=Figure(value=None),
+            worst_domain="medical",
+            worst_wer=row[0],
+            worst_ci=(0.0, 1.0),
         )
         for name, row in rates.items()
     }
@@ -68,6 +74,8 @@ def against(reference: str, domain: str, difference: float, low: float, high: fl
         difference=difference,
         ci=(low, high),
         probability_of_improvement=0.5,
+        p_value=1.0,
+        p_holm=1.0,
         resampled_by="utterance",
     )
 

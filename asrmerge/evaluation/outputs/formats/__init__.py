@@ -1,0 +1,1 @@
+"""Formats of transcripts, one a file, found by ``asrmerge.evaluation.outputs.reading``."""
