@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from asrmerge.content import content_folder
-from asrmerge.errors import ConfigError
 from asrmerge.experts.settings import FinetuneSettings
-from asrmerge.validation import validate
-
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-
-
-class Section(BaseModel):
-    """Frozen, and without room for keys that nobody reads."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from asrmerge.settings_file import read_settings
+from asrmerge.validation import Section, validate
 
 
 class SynthesisSource(Section):
@@ -77,7 +66,7 @@ class SearchSettings(Section):
 
     trials: int = Field(default=40, ge=0)
     methods: tuple[str, ...] = ("task_arithmetic",)
-    maximum_coefficient: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    maximum_coefficient: float = Field(default=1.0, gt=0)
     curve: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
     constraints: tuple[str, ...] = ()
 
@@ -122,45 +111,10 @@ class RunConfig(Section):
 
 
 def read_config(path: str | Path, definitions: Mapping[str, str] | None = None) -> RunConfig:
-    """Read a run's configuration; ``${name}`` and ``${name:-default}`` come from ``definitions``, then the environment.
-
-    A name without a folder that is not a file here is looked up among the shipped configurations.
+    """Read a run's configuration; ``path``, variables and errors as for ``read_settings``.
 
     Raises:
-        ConfigError: the file is missing or malformed, a key unknown or a value wrong, a variable not set.
+        ConfigError: also if a key is unknown or a value wrong.
     """
-    file = _locate(Path(path))
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not valid YAML ({' '.join(str(error).split())}); correct the file.") from error
-    values = {**os.environ, **(definitions or {})}
-    return validate(RunConfig, _expand(content, values, str(file)), str(file))
-
-
-def _locate(path: Path) -> Path:
-    shipped = content_folder("configs")
-    by_name: tuple[Path, ...] = (shipped / path.name, shipped / f"{path.name}.yaml") if len(path.parts) == 1 else ()
-    for candidate in (path, *by_name):
-        if candidate.is_file():
-            return candidate
-    known = ", ".join(sorted(file.name for file in shipped.glob("*.yaml")))
-    raise ConfigError(f"{path}: no such configuration; give a YAML file, or one of the shipped ones ({known}).")
-
-
-def _expand(content: Any, values: Mapping[str, str], place: str) -> Any:
-    if isinstance(content, dict):
-        return {key: _expand(value, values, place) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_expand(value, values, place) for value in content]
-    if not isinstance(content, str):
-        return content
-
-    def replace(match: re.Match[str]) -> str:
-        name, default = match.groups()
-        value = values.get(name, default)
-        if value is None:
-            raise ConfigError(f"{place}: '${{{name}}}' is not set; add --define {name}=VALUE or set it in the environment.")
-        return value
-
-    return _VARIABLE.sub(replace, content)
+    content, file = read_settings(path, "configs", definitions)
+    return validate(RunConfig, content, str(file))
