@@ -1,0 +1,1 @@
+"""Output formats, one file each, which ends with ``format = X()``."""

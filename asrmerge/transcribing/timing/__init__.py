@@ -1,0 +1,1 @@
+"""Transcripts with times, one file per family of recognisers, with a function ``transcribe``."""
