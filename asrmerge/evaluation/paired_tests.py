@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from asrmerge.evaluation.bootstrap import Counts, Unit, resampling_unit, stack_counts, unit_totals
 
+EXACT_UNITS = 50  # as scipy
+
 
 @dataclass(frozen=True)
 class PairedTest:
@@ -62,18 +64,22 @@ def sign_test(candidate: Counts, reference: Counts, words: Counts, clusters: Seq
 def wilcoxon_test(
     candidate: Counts, reference: Counts, words: Counts, clusters: Sequence[str | None] | None = None
 ) -> PairedTest:
-    """Whether the differences of error rates lie about zero; Wilcoxon's signed-rank test, by scipy.
+    """Whether the differences of error rates lie about zero; Wilcoxon's signed-rank test.
 
-    ``statistic`` is the lower of the two sums of ranks. Units where both models are equal are left out. Exact for few units, by
-    the normal distribution otherwise, as sc_stats always has it. Arguments and errors as in :func:`sign_test`.
+    ``statistic`` is the lower of the two sums of ranks. Units where both models are equal are left out. Exact for up to
+    ``EXACT_UNITS`` units, by the normal distribution otherwise, as sc_stats always has it. Arguments and errors as in
+    :func:`sign_test`.
     """
-    from scipy.stats import wilcoxon
+    from scipy.stats import rankdata, wilcoxon
 
     differences, unit = _rate_differences(candidate, reference, words, clusters)
-    if not differences.any():
-        return paired_test("wilcoxon", 0.0, 1.0, unit, differences)
-    outcome = wilcoxon(differences)
-    return paired_test("wilcoxon", float(outcome.statistic), float(outcome.pvalue), unit, differences)
+    unequal = differences[differences != 0]
+    if len(unequal) > EXACT_UNITS:
+        outcome = wilcoxon(unequal)
+        return paired_test("wilcoxon", float(outcome.statistic), float(outcome.pvalue), unit, differences)
+    ranks = rankdata(np.abs(unequal))
+    statistic = float(min(ranks[unequal > 0].sum(), ranks[unequal < 0].sum()))
+    return paired_test("wilcoxon", statistic, _signed_rank_p_value(statistic, ranks), unit, differences)
 
 
 def mcnemar_test(candidate: Counts, reference: Counts) -> PairedTest:
@@ -117,6 +123,19 @@ def _rate_differences(
         raise ValueError(f"there must be as many speakers as utterances; got {len(speakers)} and {counts.shape[1]}")
     one, other, spoken = unit_totals(counts, speakers)
     return (one - other) / np.maximum(spoken, 1), resampling_unit(speakers)
+
+
+def _signed_rank_p_value(statistic: float, ranks: npt.NDArray[np.float64]) -> float:
+    """Two-sided, of the lower sum of ``ranks`` [units], every sign being as likely as the other.
+
+    How many of the 2^units choices of signs have which sum is counted rank by rank, ties included: scipy enumerates them.
+    """
+    doubled = np.rint(2 * ranks).astype(np.int64)  # ranks of ties lie half-way
+    counts = np.ones(1)  # exact: whole numbers below 2^53
+    for rank in doubled:
+        counts = np.concatenate([counts, np.zeros(rank)]) + np.concatenate([np.zeros(rank), counts])
+    tail = counts[: round(2 * statistic) + 1].sum()
+    return float(min(1.0, 2 * tail / counts.sum()))
 
 
 def _wins(differences: npt.NDArray[np.float64]) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -112,3 +113,23 @@ def test_counts_out_of_step_are_refused(arguments: tuple[list[int], ...]) -> Non
     for test in (sign_test, wilcoxon_test):
         with pytest.raises(ValueError, match="must"):
             test(*arguments)  # type: ignore[arg-type]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-4, 4), min_size=1, max_size=9))
+def test_wilcoxon_counts_every_choice_of_signs(differences: list[int]) -> None:
+    errors = [10 + difference for difference in differences]
+    test = wilcoxon_test(errors, [10] * len(errors), [1] * len(errors))
+    unequal = np.array([difference for difference in differences if difference])
+    ranks = stats.rankdata(np.abs(unequal))
+    sums = [sum(rank for rank, kept in zip(ranks, signs, strict=True) if kept)
+            for signs in itertools.product([False, True], repeat=len(ranks))]  # fmt: skip
+    assert test.p_value == pytest.approx(min(1.0, 2 * np.mean([one <= test.statistic for one in sums])))
+
+
+@pytest.mark.parametrize("count", [12, 50, 51, 120])
+def test_wilcoxon_is_scipys_without_ties(count: int) -> None:
+    differences = np.random.default_rng(count).permutation(np.arange(1, count + 1)) * np.where(np.arange(count) % 3, 1, -1)
+    test = wilcoxon_test(1000 + differences, [1000] * count, [1] * count)
+    expected = stats.wilcoxon(differences)
+    assert (test.statistic, test.p_value) == (expected.statistic, pytest.approx(expected.pvalue))
