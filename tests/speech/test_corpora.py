@@ -72,6 +72,16 @@ def test_sclite_transcripts_with_audio_called_by_their_ids(folder: Path) -> None
     assert read(path) == read(f"trn:{path},folder={folder}/clips") == expected
 
 
+def test_sclite_transcripts_alone_are_references(folder: Path) -> None:
+    path = text(folder / "other" / "ref.trn", "hello (x)", "(y)")
+    assert [(one.identifier, one.text, one.duration, one.audio.exists()) for one in read(path)] == [
+        ("x", "hello", 0.0, False),
+        ("y", "", 0.0, False),
+    ]
+    with pytest.raises(ManifestError, match=r"line 1: there is no audio file called 'x' in .*clips"):
+        read(f"{path},folder={folder}/clips")
+
+
 def kaldi(folder: Path) -> Path:
     data = folder / "data"
     text(data / "wav.scp", f"rec1 {folder / A}", f"rec2 ../{B}")
@@ -283,7 +293,7 @@ def test_folders_of_librispeech(tmp_path: Path) -> None:
     [
         ("hello", r"line 1: the line does not end with the utterance's id in brackets; write 'the words \(id\)'"),
         ("{a / b} c (a)", r"line 1: the text holds alternatives in braces; write the one that counts"),
-        ("hello (z)", r"line 1: there is no audio file called 'z' in .*; name its folder by ',folder=…'"),
+        ("hello (a)\nyou (z)", r"line 2: there is no audio file called 'z' in .*; name its folder by ',folder=…'"),
         ("hello (a)\nyou (a)", r"line 2: the id 'a' is already that of line 1; give every utterance its own"),
     ],
 )

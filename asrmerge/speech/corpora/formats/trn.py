@@ -19,7 +19,7 @@ _LINE = re.compile(r"(?P<text>.*)\((?P<identifier>[^()]+)\)\s*")
 
 
 class TrnFormat:
-    """A reference of sclite."""
+    """A reference of sclite; without any of its audio beside it, for transcripts that are scored."""
 
     name = "trn"
     options: Mapping[str, str] = {"folder": "where the audio lies; the folder of the transcript if not given"}
@@ -32,6 +32,11 @@ class TrnFormat:
         folder = Path(source.options["folder"]).expanduser() if "folder" in source.options else source.path.parent
         lines = read_trn(source.path)
         files = audio_by_name(folder)
+        if "folder" not in source.options and files.keys().isdisjoint(identifier for _, identifier, _ in lines):
+            return [
+                Entry(place, folder / identifier, text, identifier=identifier, duration=0.0, audio_needed=False)
+                for place, identifier, text in lines
+            ]
         entries = []
         for place, identifier, text in lines:
             if identifier not in files:
