@@ -44,6 +44,11 @@ def whole_percent(fraction: float) -> str:
     return f"{value:.{0 if value >= 1 or value == 0 else 1}f}{PERCENT}"
 
 
+def probability(value: float) -> str:
+    """A p-value: two digits that count, nothing below a thousandth."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
 def small_number(number: int) -> str:
     """In words up to twelve."""
     return SMALL[number] if 0 <= number < len(SMALL) else str(number)
