@@ -13,6 +13,7 @@ from asrmerge.report.data import (
 )
 from asrmerge.report.html import render_report, write_report
 from asrmerge.report.markdown import markdown_table
+from asrmerge.report.playback import audio_links, copy_audio
 from asrmerge.report.search_history import search_history
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "RunFacts",
     "SearchHistory",
     "SearchTrial",
+    "audio_links",
+    "copy_audio",
     "markdown_table",
     "render_report",
     "search_history",

@@ -1,4 +1,4 @@
-"""Charts of the test figures: word error rates per domain and model, and differences with their intervals."""
+"""The chart of the test figures: word error rates per domain and model."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from asrmerge.evaluation.records import DomainComparison
 from asrmerge.report.data import ReportData, ReportModel, Role, title_of
-from asrmerge.report.numbers import percent, points
+from asrmerge.report.numbers import percent
 from asrmerge.report.svg import Scale, Shape, drawing, element, line, marker, text, tick_text, ticks
-from asrmerge.report.verdict import best_expert
 
 SHAPES: dict[Role, Shape] = {
     "base": "square",
@@ -69,7 +67,7 @@ def _panel(data: ReportData, domain: str, panel: Panel, count: int) -> list[Mark
         x = panel.x(value)
         parts += [line(x, panel.top, x, bottom, "grid"), text(x, bottom + 16, tick_text(value), "tick", "middle")]
     merged = panel.x(100 * data.wer(data.focus, domain))
-    parts.append(line(merged, panel.top, merged, bottom, f"guide role-{data.focus.role}"))
+    parts.append(line(merged, panel.top, merged, bottom, f"guide role-{mark_role(data, data.focus)}"))
     for place, model in enumerate(data.models):
         parts += _dot(data, model, domain, panel.x, panel.top + ROW * (place + 0.5))
     return parts
@@ -78,91 +76,21 @@ def _panel(data: ReportData, domain: str, panel: Panel, count: int) -> list[Mark
 def _dot(data: ReportData, model: ReportModel, domain: str, x: Scale, y: float) -> list[Markup]:
     score = data.scorecard.models[model.name].domains[domain]
     low, high = (100 * bound for bound in score.ci)
-    role = f"role-{model.role}"
+    part = mark_role(data, model)
+    role = f"role-{part}"
     tip = f"{model.title}, {title_of(domain)}: {percent(score.wer)} % ({percent(score.ci[0])}–{percent(score.ci[1])})"
     size = 11 if model == data.focus else 9
     strong = model == data.focus or (model.role == "expert" and model.domain == domain)
     faint = "" if strong or model.role != "expert" else " away"
     return [
         line(x(low), y, x(high), y, f"whisker {role}{faint}"),
-        marker(x(100 * score.wer), y, SHAPES[model.role], size, f"mark {role}{faint}", tip),
+        marker(x(100 * score.wer), y, SHAPES[part], size, f"mark {role}{faint}", tip),
     ]
 
 
-@dataclass(frozen=True)
-class Difference:
-    """The report's main model against one other, domain by domain."""
-
-    reference: ReportModel
-    comparisons: tuple[DomainComparison, ...]
-
-
-def differences(data: ReportData) -> tuple[Difference, ...]:
-    """Against uniform average, best single expert, base and joint model, as far as they were compared."""
-    wanted = [data.first("uniform"), best_expert(data), data.first("base"), data.first("joint")]
-    found = []
-    for reference in wanted:
-        if reference is None:
-            continue
-        items = {
-            item.domain: item
-            for item in data.scorecard.comparisons
-            if (item.model, item.reference) == (data.focus.name, reference.name)
-        }
-        if set(data.domains) <= items.keys():
-            found.append(Difference(reference, tuple(items[domain] for domain in data.domains)))
-    return tuple(found)
-
-
-def forest_chart(data: ReportData, shown: tuple[Difference, ...], width: float, columns: int) -> Markup:
-    """Differences of word error rates in points, with intervals: left of zero the main model is better."""
-    columns = min(columns, len(shown))
-    bounds = [100 * bound for difference in shown for item in difference.comparisons for bound in item.ci]
-    low, high = min(*bounds, 0.0), max(*bounds, 0.0)
-    pad = (high - low) * 0.06 or 1.0
-    gutter, gap = (118.0, 26.0) if columns > 1 else (108.0, 22.0)
-    inner = (width - gutter - gap * columns) / columns
-    height = HEAD + ROW * len(data.domains) + FOOT + 18
-    parts: list[Markup] = []
-    for index, difference in enumerate(shown):
-        row, column = divmod(index, columns)
-        start = gutter + column * (inner + gap)
-        panel = Panel(Scale(low - pad, high + pad, start, start + inner), row * (height + 6) + HEAD, ROW * len(data.domains))
-        parts += _forest(difference, panel)
-        if column == 0:
-            parts += [
-                text(gutter - 12, panel.top + ROW * (place + 0.5) + 4, title_of(domain), "row", "end")
-                for place, domain in enumerate(data.domains)
-            ]
-    rows = -(-len(shown) // columns)
-    label = f"Differences in word error rate, {data.focus.phrase} less each reference, with intervals"
-    return drawing(width, rows * (height + 6), label, parts, class_="forest")
-
-
-def _forest(difference: Difference, panel: Panel) -> list[Markup]:
-    x, bottom = panel.x, panel.top + panel.height
-    parts = [text(x.start, panel.top - 12, f"against {difference.reference.title}", "heading")]
-    for value in ticks(x.low, x.high, 4):
-        place = x(value)
-        parts += [
-            line(place, panel.top, place, bottom, "zero" if value == 0 else "grid"),
-            text(place, bottom + 16, tick_text(value), "tick", "middle"),
-        ]
-    parts += [text(x.start, bottom + 33, "← better", "tick"), text(x.end, bottom + 33, "worse →", "tick", "end")]
-    for index, item in enumerate(difference.comparisons):
-        y = panel.top + ROW * (index + 0.5)
-        tone = "good" if item.ci[1] < 0 else "bad" if item.ci[0] > 0 else "open"
-        low, high = (100 * bound for bound in item.ci)
-        chance = f"better in {100 * item.probability_of_improvement:.0f} % of draws"
-        tip = (
-            f"{title_of(item.domain)}: {points(item.difference)} points ({points(item.ci[0])} to {points(item.ci[1])}), {chance}"
-        )
-        shape: Shape = "ring" if tone == "open" else "circle"
-        parts += [
-            line(x(low), y, x(high), y, f"whisker tone-{tone}"),
-            marker(x(100 * item.difference), y, shape, 9, f"mark tone-{tone}", tip),
-        ]
-    return parts
+def mark_role(data: ReportData, model: ReportModel) -> Role:
+    """The part that a mark shows: the report's main model stands out among models without parts."""
+    return "merged" if model == data.focus and model.role == "other" else model.role
 
 
 def legend_mark(role: Role) -> Markup:

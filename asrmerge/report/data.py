@@ -8,11 +8,13 @@ from typing import Literal
 
 import asrmerge
 from asrmerge.errors import ConfigError
+from asrmerge.evaluation.gates import GateResult
 from asrmerge.evaluation.hypotheses import Hypothesis
 from asrmerge.evaluation.records import Scorecard
 
 Role = Literal["base", "expert", "joint", "uniform", "merged", "other"]
 Hypotheses = Mapping[str, Mapping[str, Sequence[Hypothesis]]]  # model → domain → utterances
+AudioLinks = Mapping[str, Mapping[str, str]]  # domain → utterance → address, relative to the report
 
 
 @dataclass(frozen=True)
@@ -130,13 +132,15 @@ class RunFacts:
 class ReportData:
     """Everything in a report.
 
-    ``models`` gives order and roles; all must be in the scorecard. ``general`` names the domain that shows what the
-    base lost. Without ``hypotheses``, ``search``, ``recipe`` or ``run`` the parts drawn from them are left out.
+    ``models`` gives order and roles; all must be in the scorecard. ``family`` and ``base`` are unknown where only transcripts
+    were evaluated. ``general`` names the domain that shows what the base lost. ``audio`` is what can be played, see
+    :mod:`asrmerge.report.playback`. ``candidate`` names the model that the report is about. Without ``hypotheses``,
+    ``search``, ``recipe``, ``run`` or ``gates`` the parts drawn from them are left out.
     """
 
     title: str
-    family: str
-    base: str
+    family: str | None
+    base: str | None
     scorecard: Scorecard
     models: tuple[ReportModel, ...]
     general: str | None = None
@@ -144,6 +148,9 @@ class ReportData:
     search: SearchHistory | None = None
     recipe: RecipeRecord | None = None
     run: RunFacts = RunFacts()
+    audio: AudioLinks = field(default_factory=dict)
+    gates: tuple[GateResult, ...] = ()
+    candidate: str | None = None
 
     def __post_init__(self) -> None:
         names = [model.name for model in self.models]
@@ -153,6 +160,9 @@ class ReportData:
             if name not in self.scorecard.models:
                 known = ", ".join(self.scorecard.models)
                 raise ConfigError(f"The model '{name}' is not in the scorecard; choose among {known}.")
+        if self.candidate is not None and self.candidate not in names:
+            shown = ", ".join(names)
+            raise ConfigError(f"The report is to be about '{self.candidate}', which it does not show; choose among {shown}.")
         if self.general is not None and self.general not in self.domains:
             raise ConfigError(f"The domain '{self.general}' is not in the scorecard; choose among {', '.join(self.domains)}.")
 
@@ -167,8 +177,9 @@ class ReportData:
 
     @property
     def focus(self) -> ReportModel:
-        """The model that the report is about: the merged one, else the best."""
-        return self.first("merged") or min(self.models, key=lambda model: self.macro(model))
+        """The model that the report is about: the candidate, else the merged one, else the best."""
+        named = next((model for model in self.models if model.name == self.candidate), None)
+        return named or self.first("merged") or min(self.models, key=lambda model: self.macro(model))
 
     def wer(self, model: ReportModel, domain: str) -> float:
         """A word error rate of the scorecard."""

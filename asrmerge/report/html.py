@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from asrmerge.files import write_text
-from asrmerge.report.charts import differences, forest_chart, legend_mark, wer_chart
+from asrmerge.report.charts import legend_mark, mark_role, wer_chart
 from asrmerge.report.data import DataSet, ReportData, title_of
-from asrmerge.report.numbers import percent
+from asrmerge.report.digests import digests
+from asrmerge.report.forest import Difference, differences, forest_chart, usual
+from asrmerge.report.metric_tables import figure_tables
+from asrmerge.report.numbers import percent, points, probability
+from asrmerge.report.packing import browser_data
 from asrmerge.report.search_charts import curve_chart, history_chart, weights_chart
+from asrmerge.report.significance import marks
 from asrmerge.report.table import build_table
-from asrmerge.report.utterances import AlignedUtterance, align_utterances, browser_data, digests
-from asrmerge.report.verdict import tiles, verdict
+from asrmerge.report.term_errors import term_digests
+from asrmerge.report.tiles import tiles
+from asrmerge.report.utterances import AlignedUtterance, align_utterances, failed_utterances
+from asrmerge.report.verdict import verdict
 
 WIDE, HALF, NARROW = 1080.0, 530.0, 350.0  # pixels: the page's full measure, half of it, a phone's
 
@@ -27,8 +35,10 @@ def write_report(path: Path | str, data: ReportData) -> None:
 
 def render_report(data: ReportData) -> str:
     """The report's HTML."""
-    utterances = align_utterances(data)
-    found = digests(data, utterances)
+    utterances, failed = align_utterances(data), failed_utterances(data)
+    compared = differences(data)
+    own = data.scorecard.models[data.focus.name].domains
+    packed = browser_data(data, utterances, failed)
     html = (
         _environment()
         .get_template("report.html.j2")
@@ -37,11 +47,24 @@ def render_report(data: ReportData) -> str:
             verdict=verdict(data),
             tiles=tiles(data),
             table=build_table(data.scorecard, data.models),
-            charts=_charts(data),
-            digests=found,
+            marks=marks(data),
+            gaps={
+                domain: score.gap_closed
+                for domain, score in own.items()
+                if score.gap_closed and score.gap_closed.value is not None
+            },
+            figures=figure_tables(data),
+            charts=_charts(data, compared),
+            differences=[
+                (one, _both(forest_chart(data, [one], WIDE, 1), forest_chart(data, [one], NARROW, 1))) for one in compared
+            ],
+            digests=digests(data, utterances),
+            terms=term_digests(data, utterances),
             focus=data.models.index(data.focus),
-            packed=_script_json(browser_data(data, utterances)) if utterances else None,
+            packed=_script_json(packed) if utterances or packed["slices"] else None,
+            sliced=bool(packed["slices"]),
             utterance_count=len(utterances),
+            failed_count=len(failed),
             tests=data.run.data or _test_sets(utterances, data),
             resampled=sorted(
                 {score.resampled_by for model in data.scorecard.models.values() for score in model.domains.values()}
@@ -61,26 +84,27 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
         undefined=StrictUndefined,
     )
-    environment.filters.update(percent=percent, title_of=title_of)
-    environment.globals.update(legend_mark=legend_mark)
+    environment.filters.update(percent=percent, points=points, probability=probability, title_of=title_of)
+    environment.globals.update(legend_mark=legend_mark, mark_role=mark_role)
     return environment
 
 
-def _charts(data: ReportData) -> dict[str, Markup]:
+def _charts(data: ReportData, found: Sequence[Difference]) -> dict[str, Markup]:
     """Every chart twice, for screens and for phones: the style sheet shows one. What there is no data for is left out."""
-    found = {"wer": _both(wer_chart(data, WIDE, len(data.domains) if len(data.domains) < 6 else 4), wer_chart(data, NARROW, 1))}
-    shown = differences(data)
-    if shown:
-        found["forest"] = _both(forest_chart(data, shown, WIDE, 4), forest_chart(data, shown, NARROW, 1))
+    domains = len(data.domains)
+    charts = {"wer": _both(wer_chart(data, WIDE, domains if domains < 6 else 4), wer_chart(data, NARROW, 1))}
+    if found:
+        shown = usual(data, found)
+        charts["forest"] = _both(forest_chart(data, shown, WIDE, 4), forest_chart(data, shown, NARROW, 1))
     search = data.search
     if search is not None and search.trials:
-        found["history"] = _both(history_chart(search, HALF), history_chart(search, NARROW))
+        charts["history"] = _both(history_chart(search, HALF), history_chart(search, NARROW))
     if search is not None and len(search.curve) > 1:
-        found["curve"] = _both(curve_chart(data, search.curve, HALF), curve_chart(data, search.curve, NARROW))
+        charts["curve"] = _both(curve_chart(data, search.curve, HALF), curve_chart(data, search.curve, NARROW))
     weights = _weights(data)
     if weights:
-        found["weights"] = _both(weights_chart(weights, HALF), weights_chart(weights, NARROW))
-    return found
+        charts["weights"] = _both(weights_chart(weights, HALF), weights_chart(weights, NARROW))
+    return charts
 
 
 def _both(wide: Markup, narrow: Markup) -> Markup:

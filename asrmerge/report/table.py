@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from asrmerge.evaluation.records import DomainScore, Scorecard
+from asrmerge.evaluation.records import DomainScore, Range, Scorecard
 from asrmerge.report.data import ReportModel, domains_of, title_of
 
 ColumnKind = Literal["target", "macro", "apart"]
@@ -27,10 +27,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """``heat`` is 0 for the column's lowest rate and 1 for its highest; ``home`` marks an expert in its own domain."""
+    """``heat`` is 0 for the column's lowest rate and 1 for its highest; ``home`` marks an expert in its own domain.
+
+    ``score`` is that of the domain; the macro average has none.
+    """
 
     column: Column
     wer: float
+    ci: Range
     score: DomainScore | None
     best: bool
     heat: float
@@ -66,10 +70,13 @@ def build_table(scorecard: Scorecard, models: Sequence[ReportModel]) -> Table:
 def _cell(scorecard: Scorecard, models: Sequence[ReportModel], model: ReportModel, column: Column) -> Cell:
     rates = [_rate(scorecard, other, column) for other in models]
     rate, low, high = _rate(scorecard, model, column), min(rates), max(rates)
+    own = scorecard.models[model.name]
+    score = None if column.domain is None else own.domains[column.domain]
     return Cell(
         column=column,
         wer=rate,
-        score=None if column.domain is None else scorecard.models[model.name].domains[column.domain],
+        ci=own.macro_ci if score is None else score.ci,
+        score=score,
         best=len(models) > 1 and rate == low,
         heat=(rate - low) / (high - low) if high > low else 0.0,
         home=model.role == "expert" and column.domain is not None and model.domain == column.domain,

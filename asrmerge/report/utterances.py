@@ -1,32 +1,26 @@
-"""Every utterance's alignments: packed for the browser, and the worst of each domain for paper and browsers without scripts.
-
-A packed alignment is a list over the reference's words: ``3`` is three right words, ``-2`` two deleted ones,
-``"~heard"`` a substitution and ``"+heard"`` an insertion. Ten thousand utterances of eight models then fit in a few megabytes.
-"""
+"""Every utterance, aligned for every model, with what else is known of it; and those that could not be transcribed."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 
 from asrmerge.errors import ManifestError
 from asrmerge.evaluation.counts import AlignedPair, Scheme, align
+from asrmerge.evaluation.hallucination import repeat_loop, text_on_silence
 from asrmerge.evaluation.hypotheses import Hypothesis
 from asrmerge.evaluation.normalizers import normalizer
 from asrmerge.evaluation.substitutions import substituting
-from asrmerge.report.data import ReportData, title_of
-
-Packed = list[int | str]
-
-WORST = 5  # utterances of each domain on paper
-CONFUSIONS = 8  # most frequent substitutions of each domain
+from asrmerge.report.data import ReportData
 
 
 @dataclass(frozen=True)
 class AlignedUtterance:
-    """An utterance with one alignment per model, in the report's order."""
+    """An utterance with one alignment per model, in the report's order.
+
+    ``loops``: by a model's place, the phrase that it repeats. ``on_silence``: models that heard words where there is no sound.
+    """
 
     domain: str
     identifier: str
@@ -34,6 +28,8 @@ class AlignedUtterance:
     duration: float
     reference: str
     alignments: tuple[tuple[AlignedPair, ...], ...]
+    loops: Mapping[int, str] = field(default_factory=dict, hash=False)
+    on_silence: tuple[int, ...] = ()
 
     def errors(self, model: int) -> int:
         """Of that model."""
@@ -45,30 +41,54 @@ class AlignedUtterance:
 
 
 @dataclass(frozen=True)
-class Confusion:
-    """A word, what was recognised instead, and how often."""
-
-    reference: str
-    hypothesis: str
-    count: int
-
-
-@dataclass(frozen=True)
-class DomainDigest:
-    """A domain's worst utterances and most frequent substitutions by one model."""
+class FailedUtterance:
+    """An utterance that some models have no transcript of; ``reasons`` are by their place. It counts in no figure."""
 
     domain: str
-    title: str
-    worst: tuple[AlignedUtterance, ...]
-    confusions: tuple[Confusion, ...]
+    identifier: str
+    speaker: str | None
+    duration: float
+    reference: str
+    reasons: Mapping[int, str]
 
 
 def align_utterances(data: ReportData) -> tuple[AlignedUtterance, ...]:
-    """All utterances, in the order of domains and files, normalised as scored; none unless every model has hypotheses."""
+    """All that every model transcribed, in the order of domains and files, normalised as scored.
+
+    None unless every model has hypotheses.
+
+    Raises:
+        ManifestError: if the models have different numbers of utterances on a domain.
+    """
+    normalize = _normalize(data)
+    return tuple(
+        _aligned(domain, versions, normalize, data.scorecard.alignment)
+        for domain, versions in _versions(data)
+        if not any(version.error for version in versions)
+    )
+
+
+def failed_utterances(data: ReportData) -> tuple[FailedUtterance, ...]:
+    """The others, in the same order."""
+    normalize = _normalize(data)
+    return tuple(
+        FailedUtterance(
+            domain=domain,
+            identifier=versions[0].identifier,
+            speaker=versions[0].speaker,
+            duration=versions[0].duration,
+            reference=" ".join(normalize(versions[0].text).split()),
+            reasons=reasons,
+        )
+        for domain, versions in _versions(data)
+        if (reasons := {place: version.error for place, version in enumerate(versions) if version.error})
+    )
+
+
+def _versions(data: ReportData) -> Iterator[tuple[str, tuple[Hypothesis, ...]]]:
+    """Domain and the models' versions of every utterance."""
     if any(model.name not in data.hypotheses for model in data.models):
-        return ()
-    normalize = cache(substituting(normalizer(data.scorecard.normalizer), data.scorecard.substitutions))
-    found = []
+        return
     for domain in data.domains:
         columns = [data.hypotheses[model.name].get(domain, ()) for model in data.models]
         if len({len(column) for column in columns}) > 1:
@@ -76,22 +96,26 @@ def align_utterances(data: ReportData) -> tuple[AlignedUtterance, ...]:
                 f"The models have different numbers of utterances on '{domain}'; evaluate all on the same manifest."
             )
         for versions in zip(*columns, strict=True):
-            if any(version.error for version in versions):  # left out of the scorecard too
-                continue
-            reference = " ".join(normalize(versions[0].text).split())
-            predictions = [normalize(version.prediction) for version in versions]
-            found.append(_utterance(domain, versions[0], reference, predictions, data.scorecard.alignment))
-    return tuple(found)
+            yield domain, versions
 
 
-def _utterance(domain: str, first: Hypothesis, reference: str, predictions: Sequence[str], scheme: Scheme) -> AlignedUtterance:
+def _normalize(data: ReportData) -> Callable[[str], str]:
+    return cache(substituting(normalizer(data.scorecard.normalizer), data.scorecard.substitutions))
+
+
+def _aligned(domain: str, versions: Sequence[Hypothesis], normalize: Callable[[str], str], scheme: Scheme) -> AlignedUtterance:
+    first = versions[0]
+    reference = " ".join(normalize(first.text).split())
+    loops = {place: repeat_loop(version.prediction, version.text) for place, version in enumerate(versions)}
     return AlignedUtterance(
         domain=domain,
         identifier=first.identifier,
         speaker=first.speaker,
         duration=first.duration,
         reference=reference,
-        alignments=tuple(_align(reference, prediction, scheme) for prediction in predictions),
+        alignments=tuple(_align(reference, normalize(version.prediction), scheme) for version in versions),
+        loops={place: f"{loop.phrase} ({loop.repeats}×)" for place, loop in loops.items() if loop is not None},
+        on_silence=tuple(place for place, version in enumerate(versions) if text_on_silence(version)),
     )
 
 
@@ -99,70 +123,3 @@ def _align(reference: str, prediction: str, scheme: Scheme) -> tuple[AlignedPair
     if reference == prediction:  # most of what a good model says; aligning it would take most of the time
         return tuple(AlignedPair("equal", word, word) for word in reference.split())
     return align(reference, prediction, scheme)
-
-
-def digests(data: ReportData, utterances: Sequence[AlignedUtterance]) -> tuple[DomainDigest, ...]:
-    """Per domain, what the report's main model gets wrong."""
-    model = data.models.index(data.focus)
-    return tuple(
-        _digest(domain, [utterance for utterance in utterances if utterance.domain == domain], model)
-        for domain in data.domains
-        if any(utterance.domain == domain for utterance in utterances)
-    )
-
-
-def _digest(domain: str, utterances: Sequence[AlignedUtterance], model: int) -> DomainDigest:
-    wrong = [utterance for utterance in utterances if utterance.errors(model)]
-    worst = sorted(wrong, key=lambda utterance: (-utterance.errors(model), -utterance.wer(model), utterance.identifier))
-    counts = Counter(
-        (pair.reference, pair.hypothesis)
-        for utterance in utterances
-        for pair in utterance.alignments[model]
-        if pair.kind == "substitution"
-    )
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:CONFUSIONS]
-    confusions = tuple(Confusion(str(said), str(heard), count) for (said, heard), count in ranked)
-    return DomainDigest(domain, title_of(domain), tuple(worst[:WORST]), confusions)
-
-
-def pack(alignment: Sequence[AlignedPair]) -> Packed:
-    """The browser's form of an alignment."""
-    packed: Packed = []
-    for pair in alignment:
-        if pair.kind == "substitution":
-            packed.append(f"~{pair.hypothesis}")
-        elif pair.kind == "insertion":
-            packed.append(f"+{pair.hypothesis}")
-        else:
-            _count(packed, 1 if pair.kind == "equal" else -1)
-    return packed
-
-
-def _count(packed: Packed, step: int) -> None:
-    """Lengthen the last run if it is of the same kind."""
-    if packed and isinstance(packed[-1], int) and packed[-1] * step > 0:
-        packed[-1] += step
-    else:
-        packed.append(step)
-
-
-def browser_data(data: ReportData, utterances: Sequence[AlignedUtterance]) -> dict[str, object]:
-    """What the page's script reads; models and domains by their index."""
-    return {
-        "models": [
-            {"name": model.name, "title": model.title, "role": model.role, "domain": model.domain} for model in data.models
-        ],
-        "domains": [{"name": domain, "title": title_of(domain)} for domain in data.domains],
-        "focus": data.models.index(data.focus),
-        "utterances": [
-            {
-                "domain": data.domains.index(utterance.domain),
-                "id": utterance.identifier,
-                "speaker": utterance.speaker,
-                "seconds": round(utterance.duration, 2),
-                "text": utterance.reference,
-                "heard": [pack(alignment) for alignment in utterance.alignments],
-            }
-            for utterance in utterances
-        ],
-    }

@@ -1,17 +1,23 @@
-"""The verdict in a sentence, and the key figures; both say so when the merge loses."""
+"""The verdict in a sentence: of a merged model against what it has to beat, of another against those it was compared with.
+
+It says so when the merge loses, and calls nothing better or worse whose interval holds zero.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from asrmerge.evaluation.records import DomainComparison
+from asrmerge.evaluation.records import Range
 from asrmerge.report.data import ReportData, ReportModel, title_of
-from asrmerge.report.numbers import ARROW, MINUS, PERCENT, listed, percent, points, rate, relative, small_number, whole_percent
+from asrmerge.report.numbers import ARROW, PERCENT, listed, percent, rate, relative, small_number, whole_percent
+from asrmerge.report.significance import domain_comparison, summary_comparison
 
 Outcome = Literal["win", "mixed", "draw", "loss", "plain"]
-Tone = Literal["good", "bad", "neutral"]
+Standing = Literal["better", "worse", "level"]
 
+NAMED = 4  # models in a sentence; of more, how many there are
 LEVEL = 0.0005  # a difference of less than 0.05 points is none: it would not show in the table either
 
 
@@ -26,34 +32,40 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Tile:
-    """A key figure: what it is, its value, whether that is good, and what it is made of."""
-
-    label: str
-    value: str
-    tone: Tone
-    note: str
-
-
-@dataclass(frozen=True)
 class Rival:
-    """What the merged model has to beat."""
+    """What the main model is held against; ``ci`` of the difference of the averages, where the two were compared."""
 
     model: ReportModel
     phrase: str
     macro: float
+    ci: Range | None
+
+    def stands(self, macro: float) -> Standing:
+        """How a model with that average does against it: level where the difference could be chance, or would not show."""
+        if abs(macro - self.macro) <= LEVEL or (self.ci is not None and self.ci[0] <= 0 <= self.ci[1]):
+            return "level"
+        return "better" if macro < self.macro else "worse"
 
 
 def rivals(data: ReportData) -> tuple[Rival, ...]:
-    """Uniform average, best single expert and base, as far as they were evaluated."""
-    found = []
-    if uniform := data.first("uniform"):
-        found.append(Rival(uniform, "the uniform average", data.macro(uniform)))
-    if expert := best_expert(data):
-        found.append(Rival(expert, "the best single expert", data.macro(expert)))
-    if base := data.first("base"):
-        found.append(Rival(base, "the base", data.macro(base)))
-    return tuple(found)
+    """Uniform average, best single expert and base, as far as they were evaluated; else the models it was compared with."""
+    named = (
+        (data.first("uniform"), "the uniform average"),
+        (best_expert(data), "the best single expert"),
+        (data.first("base"), "the base"),
+    )
+    found = [rival_of(data, model, phrase) for model, phrase in named if model is not None and model != data.focus]
+    if data.focus.role == "merged" and found:
+        return tuple(found)
+    return tuple(
+        rival_of(data, model, model.phrase) for model in data.models if model != data.focus and summary_comparison(data, model)
+    )
+
+
+def rival_of(data: ReportData, model: ReportModel, phrase: str) -> Rival:
+    """``model`` as something to be held against."""
+    comparison = summary_comparison(data, model)
+    return Rival(model, phrase, data.macro(model), comparison.ci if comparison else None)
 
 
 def best_expert(data: ReportData) -> ReportModel | None:
@@ -72,28 +84,73 @@ def experts_at_home(data: ReportData) -> float | None:
 
 
 def verdict(data: ReportData) -> Verdict:
-    """Judge the merged model by its macro-average word error rate on the test sets."""
-    merged, others = data.first("merged"), rivals(data)
-    if merged is None or not others:
-        focus = data.focus
-        return Verdict("plain", f"{focus.title} has the lowest average", _average(data, focus) + ".", _further(data, focus))
-    macro = data.macro(merged)
-    better = [rival for rival in others if rival.macro - macro > LEVEL]
-    worse = [rival for rival in others if macro - rival.macro > LEVEL]
-    level = [rival for rival in others if abs(rival.macro - macro) <= LEVEL]
-    outcome = _outcome(better, worse, level)
+    """Judge the main model by its macro-average word error rate on the test sets."""
+    focus, others = data.focus, rivals(data)
+    if focus.role != "merged" or not others:
+        return _plain_verdict(data, focus, others)
+    macro = data.macro(focus)
+    standing = _by_standing(others, macro)
+    outcome = _outcome(standing)
     against = listed([_against(rival) for rival in others])
-    sentence = f"{_average(data, merged)}, against {against}{_price(data, merged)}."
-    return Verdict(outcome, _headline(outcome, macro, better, worse, level), sentence, _further(data, merged))
+    sentence = f"{_average(data, focus)}, against {against}{_price(data, focus)}."
+    return Verdict(outcome, _headline(outcome, macro, standing), sentence, _further(data, focus, others))
 
 
-def _outcome(better: list[Rival], worse: list[Rival], level: list[Rival]) -> Outcome:
-    if better:
-        return "mixed" if worse or level else "win"
-    return "loss" if worse else "draw"
+def _plain_verdict(data: ReportData, focus: ReportModel, others: tuple[Rival, ...]) -> Verdict:
+    """Of a model that is no merge: what the intervals say, and without a comparison nothing but its rate."""
+    macro = data.macro(focus)
+    low, high = data.scorecard.models[focus.name].macro_ci
+    interval = f"{_average(data, focus)} ({100 * data.scorecard.level:g}{PERCENT} interval {percent(low)} to {rate(high)})"
+    if not others:
+        alone = (
+            "" if len(data.models) == 1 else ". It was not compared with the other models, so nothing is said of what is chance"
+        )
+        return Verdict("plain", f"{focus.title}: {rate(macro)} word errors", f"{interval}{alone}.", ())
+    standing = _by_standing(others, macro)
+    outcome = _outcome(standing)
+    named = sorted(others, key=lambda rival: (rival.model.role != "base", rival.macro))[:NAMED]
+    more = [f"{small_number(len(others) - NAMED)} more"] if len(others) > NAMED else []
+    against = listed([*(_against(rival) for rival in others if rival in named), *more])
+    sentence = f"{interval}, against {against}{_price(data, focus)}."
+    return Verdict(outcome, _plain_headline(focus, outcome, macro, standing), sentence, _further(data, focus, others))
 
 
-def _headline(outcome: Outcome, macro: float, better: list[Rival], worse: list[Rival], level: list[Rival]) -> str:
+def _by_standing(others: Sequence[Rival], macro: float) -> dict[Standing, list[Rival]]:
+    return {name: [rival for rival in others if rival.stands(macro) == name] for name in ("better", "worse", "level")}
+
+
+def _plain_headline(focus: ReportModel, outcome: Outcome, macro: float, standing: Mapping[Standing, list[Rival]]) -> str:
+    """``standing`` as far as the intervals carry it."""
+    if outcome == "draw":
+        return f"{focus.title} is {_level(standing['level'])}: no difference on average is beyond it"
+    (found, word) = (standing["better"], "fewer") if standing["better"] else (standing["worse"], "more")
+    if outcome in ("win", "loss"):
+        share = f"{whole_percent(relative(macro, found[0].macro))} " if len(found) == 1 else ""
+        return f"{focus.title} makes {share}{word} word errors than {_names(found)}"
+    parts = [f"{name} than {_names(standing[name])}" for name in ("better", "worse") if standing[name]]
+    parts += [_level(standing["level"])] if standing["level"] else []
+    return f"{focus.title} is {listed(parts)}"
+
+
+def _level(found: Sequence[Rival]) -> str:
+    """That no difference was found is no proof that there is none."""
+    return f"{'level with' if all(rival.ci is None for rival in found) else 'within chance of'} {_names(found)}"
+
+
+def _names(found: Sequence[Rival]) -> str:
+    return listed([rival.phrase for rival in found]) if len(found) < NAMED else f"{small_number(len(found))} models"
+
+
+def _outcome(standing: Mapping[Standing, list[Rival]]) -> Outcome:
+    if standing["better"]:
+        return "mixed" if standing["worse"] or standing["level"] else "win"
+    if standing["worse"]:
+        return "loss"
+    return "draw"
+
+
+def _headline(outcome: Outcome, macro: float, standing: Mapping[Standing, list[Rival]]) -> str:
+    better, worse, level = standing["better"], standing["worse"], standing["level"]
     if outcome == "win":
         best = min(better, key=lambda rival: rival.macro)
         return f"Merging wins: {whole_percent(relative(macro, best.macro))} fewer word errors than {best.phrase}"
@@ -101,14 +158,10 @@ def _headline(outcome: Outcome, macro: float, better: list[Rival], worse: list[R
         best = min(worse, key=lambda rival: rival.macro)
         return f"Merging loses: {whole_percent(relative(macro, best.macro))} more word errors than {best.phrase}"
     if outcome == "draw":
-        return f"Merging gains nothing: level with {_phrases(level)}"
-    but = [f"worse than {_phrases(worse)}"] if worse else []
-    but += [f"level with {_phrases(level)}"] if level else []
-    return f"Merging wins in part: better than {_phrases(better)}, but {listed(but)}"
-
-
-def _phrases(found: list[Rival]) -> str:
-    return listed([rival.phrase for rival in found])
+        return f"Merging gains nothing: {_level(level)}"
+    but = [f"worse than {_names(worse)}"] if worse else []
+    but += [_level(level)] if level else []
+    return f"Merging wins in part: better than {_names(better)}, but {listed(but)}"
 
 
 def _average(data: ReportData, model: ReportModel) -> str:
@@ -125,24 +178,25 @@ def _against(rival: Rival) -> str:
 
 def _price(data: ReportData, merged: ReportModel) -> str:
     base = data.first("base")
-    if base is None or data.general is None:
+    if base is None or data.general is None or base == merged:
         return ""
     new, old = data.wer(merged, data.general), data.wer(base, data.general)
     if abs(new - old) <= LEVEL:
         return f"; on general speech it costs nothing ({rate(old)}, as the base)"
-    chance = ", which could be chance" if _could_be_chance(data, merged, base, data.general) else ""
+    chance = ", which could be chance" if could_be_chance(data, base, data.general) else ""
     amount = f"{100 * abs(new - old):.1f} points ({rate(old)}{ARROW}{rate(new)})"
     return f"; on general speech it {'gives up' if new > old else 'even gains'} {amount}{chance}"
 
 
-def _further(data: ReportData, focus: ReportModel) -> tuple[str, ...]:
+def _further(data: ReportData, focus: ReportModel, others: Sequence[Rival]) -> tuple[str, ...]:
     lines = []
-    named = ((data.first("uniform"), "the uniform average"), (data.first("base"), "the base"))
-    parts = [part for reference, phrase in named if reference and (part := _beyond_chance(data, focus, reference, phrase))]
+    # The best expert is another model in every domain: how often it is beaten says little.
+    named = [rival for rival in others if focus.role != "merged" or rival.model.role != "expert"][:NAMED]
+    parts = [part for rival in named if (part := _beyond_chance(data, rival))]
     if parts:
         lines.append(f"Beyond chance (paired bootstrap, {100 * data.scorecard.level:g}{PERCENT}) it is {listed(parts)}.")
     joint = data.first("joint")
-    if joint is not None and joint != focus:
+    if joint is not None and joint != focus and focus.role == "merged":
         lines.append(
             "One model fine-tuned on all domains’ audio together, which needs all of that audio in one place, "
             f"reaches {rate(data.macro(joint))}."
@@ -150,9 +204,10 @@ def _further(data: ReportData, focus: ReportModel) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _beyond_chance(data: ReportData, focus: ReportModel, reference: ReportModel, phrase: str) -> str | None:
+def _beyond_chance(data: ReportData, rival: Rival) -> str | None:
     """In how many target domains the difference's interval is clear of zero."""
-    found = [item for domain in data.scorecard.targets if (item := _comparison(data, focus, reference, domain))]
+    phrase = rival.phrase
+    found = [item for domain in data.scorecard.targets if (item := domain_comparison(data, rival.model, domain))]
     if not found:
         return None
     better, worse = sum(item.ci[1] < 0 for item in found), sum(item.ci[0] > 0 for item in found)
@@ -167,57 +222,7 @@ def _beyond_chance(data: ReportData, focus: ReportModel, reference: ReportModel,
     return f"better than {phrase} in {small_number(better)} and worse in {small_number(worse)} of {total} domains"
 
 
-def _comparison(data: ReportData, model: ReportModel, reference: ReportModel, domain: str) -> DomainComparison | None:
-    wanted = (model.name, reference.name, domain)
-    return next((item for item in data.scorecard.comparisons if (item.model, item.reference, item.domain) == wanted), None)
-
-
-def _could_be_chance(data: ReportData, model: ReportModel, reference: ReportModel, domain: str) -> bool:
-    found = _comparison(data, model, reference, domain)
+def could_be_chance(data: ReportData, reference: ReportModel, domain: str) -> bool:
+    """Whether the interval of the main model's difference there holds zero."""
+    found = domain_comparison(data, reference, domain)
     return found is not None and found.ci[0] <= 0 <= found.ci[1]
-
-
-def tiles(data: ReportData) -> tuple[Tile, ...]:
-    """The key figures, in the order of the sentence."""
-    focus = data.focus
-    macro = data.macro(focus)
-    note = f"word error rate, macro average over {len(data.scorecard.targets)} domains"
-    found = [Tile(focus.title, rate(macro), "neutral", note)]
-    found += [_rival_tile(rival, macro) for rival in rivals(data) if rival.model != focus]
-    found += [tile for tile in (_gap_tile(data, focus), _general_tile(data, focus)) if tile]
-    return tuple(found)
-
-
-def _rival_tile(rival: Rival, macro: float) -> Tile:
-    change = relative(macro, rival.macro)
-    sign = MINUS if change < 0 else "+" if change > 0 else ""
-    who = f"{rival.model.title}: " if rival.model.role == "expert" else ""
-    note = f"{who}{percent(rival.macro)}{ARROW}{rate(macro)}"
-    label = {"uniform": "vs uniform", "base": "vs base"}.get(rival.model.role, "vs best expert")
-    return Tile(label, f"{sign}{whole_percent(change)}", _tone(macro - rival.macro), note)
-
-
-def _gap_tile(data: ReportData, focus: ReportModel) -> Tile | None:
-    base, home = data.first("base"), experts_at_home(data)
-    if base is None or home is None or data.macro(base) - home <= LEVEL:
-        return None
-    share = (data.macro(base) - data.macro(focus)) / (data.macro(base) - home)
-    note = f"from the base ({rate(data.macro(base))}) to every expert at home ({rate(home)})"
-    sign = MINUS if round(100 * share) < 0 else ""
-    return Tile("Gap closed", f"{sign}{abs(100 * share):.0f}{PERCENT}", "good" if share > 0 else "bad", note)
-
-
-def _general_tile(data: ReportData, focus: ReportModel) -> Tile | None:
-    base = data.first("base")
-    if base is None or data.general is None or base == focus:
-        return None
-    new, old = data.wer(focus, data.general), data.wer(base, data.general)
-    chance = _could_be_chance(data, focus, base, data.general)
-    note = f"points vs base: {percent(old)}{ARROW}{rate(new)}" + (", could be chance" if chance else "")
-    return Tile("General speech", points(new - old), "neutral" if chance else _tone(new - old), note)
-
-
-def _tone(difference: float) -> Tone:
-    if abs(difference) <= LEVEL:
-        return "neutral"
-    return "good" if difference < 0 else "bad"

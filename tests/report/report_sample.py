@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
+from asrmerge.evaluation.gates import Gate, judge
 from asrmerge.evaluation.hypotheses import Hypothesis
 from asrmerge.evaluation.scorecard import build_scorecard
 from asrmerge.report import (
@@ -101,6 +103,7 @@ RATES = {
     "merged": (0.23, 0.19, 0.23, 0.22, 0.12),
     "joint": (0.16, 0.15, 0.19, 0.17, 0.13),
 }
+LOOPING, SILENT, FAILED = 3, 5, 7  # utterances of the conversation in which something goes wrong
 WORSE = {**RATES, "merged": (0.48, 0.46, 0.49, 0.47, 0.33)}
 
 
@@ -125,26 +128,35 @@ def hear(sentence: str, rate: float, generator: random.Random) -> str:
 def hypotheses(
     rates: dict[str, tuple[float, ...]], utterances: int = 100, seed: int = 7
 ) -> dict[str, dict[str, tuple[Hypothesis, ...]]]:
-    """Model → domain → utterances."""
+    """Model → domain → utterances; in the conversation the merged model repeats itself, hears a silence, and the base fails."""
     said = {domain: _sentences(domain, utterances, random.Random(f"{seed} {domain}")) for domain in DOMAINS}
-    return {
+    found = {
         model.name: {
-            domain: tuple(
+            domain: [
                 Hypothesis(
                     identifier=f"{domain}-{number:04d}",
                     audio=Path(f"audio/{domain}/{number:04d}.wav"),
                     duration=round(0.6 + 0.34 * len(text.split()), 2),
                     text=text,
                     prediction=hear(text, rates[model.name][place], random.Random(f"{seed} {model.name} {domain} {number}")),
-                    speaker=f"voice-{number % 12:02d}",
+                    speaker=f"voice-{number % 20:02d}",
                     domain=domain,
+                    fields={"accent": ("northern", "southern", "coastal")[number % 3]},
                 )
                 for number, text in enumerate(said[domain])
-            )
+            ]
             for place, domain in enumerate(DOMAINS)
         }
         for model in MODELS
     }
+    for name, domains in found.items():
+        heard = domains["conversation"]
+        heard[SILENT] = replace(heard[SILENT], text="", prediction="thank you" if name == "merged" else "", silent=True)
+        if name == "merged":
+            heard[LOOPING] = replace(heard[LOOPING], prediction=f"{heard[LOOPING].prediction} {'so we went on ' * 6}")
+        if name == "base":
+            heard[FAILED] = replace(heard[FAILED], prediction="", error="0007.wav: the audio cannot be decoded")
+    return {name: {domain: tuple(heard) for domain, heard in domains.items()} for name, domains in found.items()}
 
 
 def _sentences(domain: str, count: int, generator: random.Random) -> list[str]:
@@ -192,6 +204,20 @@ def search_history(seed: int = 3) -> SearchHistory:
 def report_data(rates: dict[str, tuple[float, ...]] = RATES, utterances: int = 100) -> ReportData:
     """All of a report's data."""
     found = hypotheses(rates, utterances)
+    scorecard = build_scorecard(
+        found,
+        normalizer="whisper",
+        targets=TARGETS,
+        candidate="merged",
+        base="base",
+        general="general",
+        experts={domain: f"expert-{domain}" for domain in TARGETS},
+        terms={domain: TERMS[domain] for domain in TARGETS},
+        slices=("speaker", "duration", "accent"),
+        rtfx={model.name: {domain: 40.0 + place for domain in DOMAINS} for place, model in enumerate(MODELS)},
+        seed=1,
+    )
+    gates = ("general.wer <= 1.5 * base", "macro.wer < uniform, p < 0.05", "legal.term_recall >= 0.99")
     weights = dict(zip(TARGETS, (0.48, 0.41, 0.55, 0.46), strict=True))
     inputs = [MergeInput("base", "asrmerge/content/bases/whisper", None, "9f2c" * 16)]
     inputs += [
@@ -202,7 +228,7 @@ def report_data(rates: dict[str, tuple[float, ...]] = RATES, utterances: int = 1
         title="Quickstart: four domains, one recogniser",
         family="Whisper",
         base="embedded tiny base, 3.3 M parameters",
-        scorecard=build_scorecard(found, normalizer="whisper", targets=TARGETS, candidate="merged", seed=1),
+        scorecard=scorecard,
         models=MODELS,
         general="general",
         hypotheses=found,
@@ -225,4 +251,5 @@ def report_data(rates: dict[str, tuple[float, ...]] = RATES, utterances: int = 1
             ),
             further={"Machine": "2 cores, no accelerator", "Duration": "9 min 12 s"},
         ),
+        gates=judge(map(Gate.parse, gates), scorecard, "merged"),
     )

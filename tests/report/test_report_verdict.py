@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import pytest
 
 from asrmerge.errors import ConfigError
-from asrmerge.evaluation.records import DomainComparison, DomainScore, Figure, ModelScore, Scorecard
+from asrmerge.evaluation.records import DomainComparison, DomainScore, Figure, MacroComparison, ModelScore, Scorecard
 from asrmerge.report import ReportData, ReportModel
-from asrmerge.report.verdict import tiles, verdict
+from asrmerge.report.tiles import tiles
+from asrmerge.report.verdict import verdict
 
 ROLES = (
     ReportModel("base", "base"),
@@ -35,7 +36,12 @@ def score(wer: float) -> DomainScore:
     )
 
 
-def data(merged: tuple[float, float, float], comparisons: tuple[DomainComparison, ...] = (), **changes: object) -> ReportData:
+def data(
+    merged: tuple[float, float, float],
+    comparisons: tuple[DomainComparison, ...] = (),
+    macro_comparisons: tuple[MacroComparison, ...] = (),
+    **changes: object,
+) -> ReportData:
     rates: Mapping[str, tuple[float, float, float]] = {**OTHERS, "merged": merged}
     models = {
         name: ModelScore(
@@ -57,6 +63,7 @@ def data(merged: tuple[float, float, float], comparisons: tuple[DomainComparison
         targets=("medical", "legal"),
         models=models,
         comparisons=comparisons,
+        macro_comparisons=macro_comparisons,
     )
     values = {"title": "t", "family": "ctc", "base": "tiny", "scorecard": card, "models": ROLES, "general": "general", **changes}
     return ReportData(**values)  # type: ignore[arg-type]
@@ -115,9 +122,71 @@ def test_a_merge_that_is_the_uniform_average_gains_nothing_over_it() -> None:
     assert verdict(only).headline == "Merging gains nothing: level with the uniform average"
 
 
-def test_without_a_merged_model_the_best_average_is_named() -> None:
+def summary(reference: str, difference: float, low: float, high: float) -> MacroComparison:
+    return MacroComparison(
+        figure="macro",
+        model="merged",
+        reference=reference,
+        difference=difference,
+        ci=(low, high),
+        probability_of_improvement=0.5,
+        p_value=0.5,
+    )
+
+
+def test_without_a_comparison_only_the_rate_is_named() -> None:
     found = verdict(data((0.2, 0.24, 0.1), models=ROLES[:3]))
-    assert (found.outcome, found.headline) == ("plain", "Medical expert has the lowest average")
+    assert (found.outcome, plain(found.headline)) == ("plain", "Medical expert: 21.0 % word errors")
+    assert "not compared with the other models" in found.sentence and found.further == ()
+    alone = verdict(data((0.2, 0.24, 0.1), models=ROLES[:1]))
+    assert plain(alone.sentence) == (
+        "Base makes 35.0 % word errors on average over the two domains (95 % interval 0.0 to 100.0 %)."
+    )
+
+
+def test_a_merge_does_not_win_by_chance() -> None:
+    sure, unsure = summary("base", -0.2, -0.3, -0.1), summary("uniform", -0.055, -0.12, 0.01)
+    found = data((0.15, 0.18, 0.112), macro_comparisons=(sure, unsure), models=(ROLES[0], ROLES[3], ROLES[4]))
+    assert verdict(found).headline == "Merging wins in part: better than the base, but within chance of the uniform average"
+    shown = {tile.label: (tile.tone, "could be chance" in tile.note) for tile in tiles(found)}
+    assert shown["vs uniform"] == ("neutral", True) and shown["vs base"] == ("good", False)
+
+
+@pytest.mark.parametrize(
+    ("intervals", "outcome", "headline"),
+    [
+        ({"base": (-0.3, -0.1)}, "win", "Candidate makes 53 % fewer word errors than Base"),
+        ({"base": (-0.3, -0.1), "m": (-0.1, -0.01)}, "win", "Candidate makes fewer word errors than Base and Medical expert"),
+        ({"base": (-0.3, 0.1)}, "draw", "Candidate is within chance of Base: no difference on average is beyond it"),
+        ({"base": (-0.3, -0.1), "l": (-0.1, 0.1)}, "mixed", "Candidate is better than Base and within chance of Legal expert"),
+        (
+            {"base": (-0.3, 0.1), "m": (-1, 1), "l": (-1, 1), "uniform": (-1, 1)},
+            "draw",
+            "Candidate is within chance of four models: no",
+        ),
+    ],
+)
+def test_a_model_that_is_no_merge_is_judged_by_its_intervals(
+    intervals: Mapping[str, tuple[float, float]], outcome: str, headline: str
+) -> None:
+    models = (*ROLES[:4], ReportModel("merged", label="Candidate"))
+    comparisons = tuple(summary(name, sum(ci) / 2, *ci) for name, ci in intervals.items())
+    found = verdict(data((0.15, 0.18, 0.112), macro_comparisons=comparisons, models=models, candidate="merged"))
+    assert found.outcome == outcome and plain(found.headline).startswith(headline)
+    assert "erg" not in found.headline + found.sentence
+    shown = [
+        tile.tone for tile in tiles(data((0.15, 0.18, 0.112), macro_comparisons=comparisons, models=models, candidate="merged"))
+    ]
+    assert shown[0] == "neutral" and ("good" in shown[1 : 1 + min(len(intervals), 3)]) == (outcome in ("win", "mixed"))
+    assert ("against" in found.sentence) and "(95 % interval" in found.sentence
+
+
+def test_the_report_is_about_the_candidate_else_the_merge_else_the_best() -> None:
+    assert data((0.5, 0.5, 0.1), candidate="l").focus.name == "l"
+    assert data((0.5, 0.5, 0.1)).focus.name == "merged"
+    assert data((0.5, 0.5, 0.1), models=ROLES[:3]).focus.name == "m"
+    with pytest.raises(ConfigError, match="is to be about 'x', which it does not show; choose among base, m,"):
+        data((0.5, 0.5, 0.1), candidate="x")
 
 
 def test_chance_is_named_where_intervals_include_zero() -> None:
