@@ -32,6 +32,7 @@ def list_methods() -> str:
     lines += ["", "LoRA adapters into one adapter or full weights:"]
     for name, adapter_method in adapters.items():
         lines += [f"  {name:{width}}{_summary(adapter_method)}", *_parameter_line(adapter_method, width)]
+    lines += ["", "In every search (asrmerge run): the base, each expert, the uniform average and the greedy soup."]
     return "\n".join(lines)
 
 

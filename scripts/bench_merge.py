@@ -88,11 +88,13 @@ CASES = (
 
 @dataclass(frozen=True)
 class Run:
-    """One process. ``own`` is its peak memory without mapped files, sampled; ``cached`` the inputs' share in the page cache."""
+    """One process. ``own`` is its peak memory without mapped files, sampled; ``cached`` the inputs' share in the page cache;
+    ``processors`` the seconds of all processors together, which other work on the machine changes least."""
 
     case: str
     tool: str
     seconds: float
+    processors: float
     peak: int
     own: int
     cached: float
@@ -150,7 +152,7 @@ def _run(case: Case, tool: str, models: Sequence[Path], dtype: str, scratch: Pat
     command += arguments.mergekit_options.split() if tool == "mergekit" else []
     os.sync()  # what the run before has left to write is not to be written in this one's time
     cached = _set_page_cache(inputs, arguments.cold)
-    seconds, peak, own, error = _measure(command, scratch / f"{tool}.log")
+    seconds, processors, peak, own, error = _measure(command, scratch / f"{tool}.log")
     if error is None and not (output.is_file() or (output / WEIGHTS).is_file()):
         error = "no output was written"
     written = time.perf_counter()
@@ -158,7 +160,7 @@ def _run(case: Case, tool: str, models: Sequence[Path], dtype: str, scratch: Pat
     flush = time.perf_counter() - written
     if tool == "floor" or not arguments.check:  # it would be in the way of the next run's files in the page cache
         output.unlink() if output.is_file() else shutil.rmtree(output, ignore_errors=True)
-    return Run(case.name, tool, seconds, peak, own, cached, flush, error)
+    return Run(case.name, tool, seconds, processors, peak, own, cached, flush, error)
 
 
 def _settings(case: Case, tool: str, base: Path, experts: Sequence[Path], dtype: str) -> dict[str, Any]:
@@ -173,8 +175,8 @@ def _settings(case: Case, tool: str, base: Path, experts: Sequence[Path], dtype:
     return content | {"dtype": dtype} | ({"base_model": bases[0]} if bases else {})
 
 
-def _measure(command: Sequence[str], log: Path) -> tuple[float, int, int, str | None]:
-    """Seconds, peak resident bytes, peak of those that are not mapped files, and what went wrong."""
+def _measure(command: Sequence[str], log: Path) -> tuple[float, float, int, int, str | None]:
+    """Seconds, seconds of all processors, peak resident bytes, peak of those that are not mapped files, and what went wrong."""
     done = Event()
 
     def sample_memory(status: Path) -> int:
@@ -194,7 +196,7 @@ def _measure(command: Sequence[str], log: Path) -> tuple[float, int, int, str | 
     process.returncode = code = os.waitstatus_to_exitcode(status)
     said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     error = f"ended by signal {-code}" if code < 0 else None if code == 0 else said[-1] if said else "no message"
-    return seconds, usage.ru_maxrss * 1024, sampled.result(), error
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, sampled.result(), error
 
 
 def _copy_without_arithmetic(inputs: Sequence[str], output: str) -> None:
@@ -298,19 +300,28 @@ def _report(about: str, runs: Sequence[Run], differences: dict[str, tuple[float,
         values = [getattr(run, value) for run in runs if case in (run.case, None) and run.tool == tool and not run.error]
         return statistics.median(values) if values else float("nan")
 
-    lines = [about, "\n| method | ours s | mergekit s | mergekit ÷ ours | ours peak GB | mergekit peak GB | ours ÷ floor |"]
-    lines += ["|---|--:|--:|--:|--:|--:|--:|"]
+    columns = "ours s, mergekit s, floor s, mergekit ÷ ours, mergekit ÷ floor, ours ÷ floor, ours CPU s, mergekit CPU s"
+    titles = ["method", *columns.split(", "), *(f"{tool} peak GB" for tool in TOOLS[:2])]
+    lines = [about, f"\n| {' | '.join(titles)} |", f"|---|{'--:|' * (len(titles) - 1)}"]
     failures = {(run.case, run.tool): run.error for run in runs if run.error}
     for case in dict.fromkeys(run.case for run in runs):
         ours, theirs, floor = (median(case, tool, "seconds") for tool in TOOLS)
-        cells = [f"{value:.2f}" for value in (ours, theirs, theirs / ours)]
+        busy = [median(case, tool, "processors") for tool in TOOLS[:2]]
+        cells = [f"{value:.2f}" for value in (ours, theirs, floor, theirs / ours, theirs / floor, ours / floor, *busy)]
         cells += [f"{median(case, tool, 'peak') / 1e9:.2f} ({median(case, tool, 'own') / 1e9:.2f})" for tool in TOOLS[:2]]
-        shown = ["–" if "nan" in cell else cell for cell in [*cells, f"{ours / floor:.2f}"]]
+        shown = ["–" if "nan" in cell else cell for cell in cells]
         shown[:2] = ["fails" if (case, tool) in failures else cell for cell, tool in zip(shown, TOOLS[:2], strict=False)]
         lines.append(f"| {' | '.join([case, *shown])} |")
     flush = [f"{tool} {median(None, tool, 'flush'):.2f} s" for tool in dict.fromkeys(run.tool for run in runs if not run.error)]
-    lines += ["\nPeak: the resident set; in brackets without mapped files, sampled every 20 ms. Our times and the floor's"]
-    lines += [f"include fsync, which mergekit does not call; a sync afterwards took, in the median: {', '.join(flush)}."]
+    lines += [
+        "\nmergekit ÷ floor: how many times faster than mergekit anything could be that reads the inputs and keeps its output."
+    ]
+    lines += [
+        "CPU s: of all processors. Peak: the resident set; in brackets without mapped files, sampled every 20 ms. Our times"
+    ]
+    lines += [
+        f"and the floor's include fsync, which mergekit does not call; a sync afterwards took, in the median: {', '.join(flush)}."
+    ]
     if differences:
         lines += ["\n| method | largest difference, by the tensor's largest value | entries over 1e-5 |\n|---|--:|--:|"]
         lines += [f"| {case} | {largest:.1e} | {share:.2%} |" for case, (largest, share) in differences.items()]

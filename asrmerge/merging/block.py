@@ -86,6 +86,7 @@ class Method(Protocol):
     One whose weights multiply the task vectors, so that a search may tune them, says ``weights_multiply = True``: twice the
     weights add twice as much to the base. One that merges so many experts only says ``expert_count``, and one that cannot do
     without every expert's Fisher information ``needs_fisher = True``: recipes are checked for it.
+    One that draws random numbers says in ``masks`` what draws them: with another answer, the same recipe gives other bytes.
     """
 
     @property

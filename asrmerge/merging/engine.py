@@ -103,7 +103,7 @@ def merge_to_folder(
         _workers(workers or _processors()) as pool,
         checkpoint_writer(output, plan.specs, donor=donor.folder, extra_files=extra, config=config) as writer,
     ):
-        provenance = pool.submit(_provenance, recipe, base, experts, hashes or {})
+        provenance = pool.submit(_provenance, recipe, plan, base, experts, hashes or {})
         _merge_all(plan, writer, pool, on_progress)
         writer.add_text(PROVENANCE_FILE, json.dumps(provenance.result(), indent=2, ensure_ascii=False) + "\n")
 
@@ -196,11 +196,16 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _provenance(recipe: Recipe, base: Checkpoint | None, experts: list[Checkpoint], hashes: Mapping[str, str]) -> dict[str, Any]:
+def _provenance(
+    recipe: Recipe, plan: MergePlan, base: Checkpoint | None, experts: list[Checkpoint], hashes: Mapping[str, str]
+) -> dict[str, Any]:
+    # What draws random masks: with other masks, the same recipe gives other bytes.
+    masks = {one.method.name: str(one.method.masks) for one in plan.units if hasattr(one.method, "masks")}
     return {
         "asrmerge": __version__,
         "method": recipe.method,
         "parameters": recipe.method_parameters().model_dump(mode="json"),
+        **({"masks": masks} if masks else {}),
         "recipe_sha256": recipe.hash(),
         "base": None if base is None else {"model": recipe.base, "sha256": hashes.get("base") or base.hash()},
         "experts": [

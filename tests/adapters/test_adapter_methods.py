@@ -254,6 +254,23 @@ def test_dare_is_seeded_by_names_and_right_in_expectation():
     np.testing.assert_allclose(np.mean(several, axis=0), sum(deltas(given)), atol=0.6)
 
 
+@quick
+@given(seeds, st.sampled_from([0.3, 0.8]))
+def test_dare_is_the_reference_for_the_masks_drawn(seed, density):
+    """The masks are read off each adapter's own merge; what is made of them is computed anew. Of rank 7, nothing is cut."""
+    given, weights, names = factors(seed, [3, 2, 3]), [0.5, 0.8, -0.7], ("x", "y", "z")
+    kept = []
+    for one, name, full in zip(given, names, deltas(given), strict=True):
+        alone = run("dare_linear_svd", [one], names=(name,), rank=IN, density=density, seed=seed)
+        mask = np.abs(alone) > 0.5 * np.abs(full)
+        kept.append(np.where(mask, full / density, 0.0))
+        close(alone, kept[-1], 1e-4)
+    options = {"names": names, "rank": IN, "density": density, "seed": seed}
+    summed = sum(weight * part for weight, part in zip(weights, kept, strict=True))
+    close(run("dare_linear_svd", given, weights, **options), summed, 1e-4)
+    close(run("dare_ties_svd", given, weights, **options), lora.elect(kept, weights), 1e-4)
+
+
 def peft_layer(kind, given, weights, rank=None, density=None, **options):
     """The layer with what ``add_weighted_adapter`` of PEFT makes of the factors, as its adapter "merged"."""
     peft = pytest.importorskip("peft")

@@ -120,7 +120,16 @@ def test_a_ramp_is_lines(models):
 
 @pytest.mark.parametrize(
     ("method", "parameters"),
-    [("task_arithmetic", {}), ("ties", {"scope": "model"}), ("dare_ties", {}), ("karcher", {"block": "group"}), ("tsv_m", {})],
+    [
+        ("task_arithmetic", {}),
+        ("ties", {"scope": "model"}),
+        ("dare_linear", {}),
+        ("dare_ties", {}),
+        ("della", {}),
+        ("karcher", {}),
+        ("karcher", {"block": "group"}),
+        ("tsv_m", {}),
+    ],
 )
 def test_the_same_bytes_whatever_the_workers_and_the_pieces(models, tmp_path, monkeypatch, method, parameters):
     made = recipe(models, method=method, parameters=parameters, groups=[{"group": "decoder.0", "weights": {"legal": 0.1}}])

@@ -17,6 +17,7 @@ from transformers import AutoModelForCTC, AutoModelForSpeechSeq2Seq
 from asrmerge.checkpoints import Checkpoint
 from asrmerge.errors import AsrmergeError, CheckpointError, ConfigError, IncompatibleError
 from asrmerge.merging import Recipe, engine, merge_tensors, merge_to_folder
+from asrmerge.merging.methods._random_masks import MASKS
 
 FAMILIES = ["ctc", "whisper"]
 WEIGHTS = {"legal": 0.7, "medical": 0.4, "technical": -0.2}
@@ -116,6 +117,16 @@ def test_what_the_folder_says_about_itself(models, tmp_path):
     assert [expert["sha256"] for expert in provenance["experts"]] == [Checkpoint.open(models[name]).hash() for name in WEIGHTS]
     assert [expert["weight"] for expert in provenance["experts"]] == list(WEIGHTS.values())
     assert {"vocab.json", "preprocessor_config.json", "LICENSE", "README.md"} <= set(content(tmp_path / "out"))
+    assert "masks" not in provenance
+
+
+def test_the_folder_says_what_drew_its_masks(models, tmp_path):
+    """Also where only a rule drops at random."""
+    made = recipe(models)
+    rule = {"group": "norms", "method": "della", "parameters": {"density": 0.5}}
+    merge_to_folder(Recipe(**made.model_dump() | {"groups": [rule]}), tmp_path / "out")
+    provenance = json.loads((tmp_path / "out" / "merge_provenance.json").read_text())
+    assert provenance["masks"] == {"della": MASKS}
 
 
 def test_invariants_on_whole_models(models):

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as st_numpy
 
 from asrmerge.errors import ConfigError
 from asrmerge.merging import Block, find_methods, get_method
+from asrmerge.search.soup import greedy_soup
 
 FLOATS = st.floats(-10, 10, width=32)
 LINEAR, TASK_ARITHMETIC = get_method("linear"), get_method("task_arithmetic")
@@ -26,7 +27,7 @@ def cases(draw, positive=False):
     shape = draw(st_numpy.array_shapes(min_dims=0, max_dims=3, max_side=3))
     count = draw(st.integers(1, 4))
     arrays = [draw(st_numpy.arrays(np.float32, shape, elements=FLOATS)) for _ in range(count + 1)]
-    weights = draw(st.lists(st.floats(0.1 if positive else -2, 2), min_size=count, max_size=count))
+    weights = draw(st.lists(st.floats(0.1 if positive else -2, 2, allow_subnormal=False), min_size=count, max_size=count))
     return arrays[0], arrays[1:], weights
 
 
@@ -55,6 +56,29 @@ def test_linear_is_the_reference(case, normalize, held):
     base, experts, weights = case
     assume(not normalize or abs(sum(weights)) > 0.2)
     close(run(LINEAR, block(base, experts, weights, held), normalize=normalize), averages.linear(experts, weights, normalize))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_greedy_soup_of_linear_merges_is_the_reference(count):
+    """Judged by the distance from a vector that some of the experts are near to."""
+    sizes = set()
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        target = generator.normal(size=12)
+        experts = [(target + generator.normal(size=12) * 1.5**index).astype(np.float32) for index in range(count)]
+        models = dict(zip("abcde", experts, strict=False))
+
+        def soup(members, models=models):
+            chosen = [models[name] for name in members]
+            return run(LINEAR, block(chosen[0], chosen, [1.0] * len(chosen)))
+
+        def distance(members, soup=soup, target=target):
+            return float(((soup(members).astype(np.float64) - target) ** 2).sum())
+
+        members = greedy_soup({name: distance((name,)) for name in models}, distance)
+        close(soup(members), averages.greedy_soup(experts, target))
+        sizes.add(len(members))
+    assert len(sizes) >= min(count, 2)  # experts are kept, and experts are left out
 
 
 @quick

@@ -59,6 +59,7 @@ def test_catalogue_says_what_a_method_needs():
     }.items():
         assert lines[name].endswith(needs)
     assert "needs" not in lines["linear"]
+    assert lines["In"].endswith("and the greedy soup.")
     assert "Needs: a base and experts.\nA search (asrmerge run) can tune its weights" in describe_method("tsv_m")
     assert "Needs: exactly 2 experts.\n\nParameters:" in describe_method("nuslerp")
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from asrmerge.errors import ConfigError
 from asrmerge.merging import Block, get_method
 from asrmerge.merging.methods._magnitude_sampling import drop_by_rank
+from asrmerge.merging.methods._random_masks import MASKS, draw_kept
 from asrmerge.validation import validate
 
 RANDOM = ["dare_linear", "dare_ties", "della_linear", "della"]
@@ -141,14 +142,39 @@ def test_rows_of_one_entry_have_the_density(name, shape):
 
 
 def test_ranks_of_equal_magnitudes_go_by_column():
-    ordered = torch.rand((1, 4), generator=torch.Generator().manual_seed(3))
-    merged = drop_by_rank(0.5, 0.4, torch.Generator().manual_seed(3))(torch.tensor([[-1.0, 0.5, 1.0, 0.5]]))
-    chances = torch.tensor([0.1, 0.1 + 0.8 / 3, 0.1 + 1.6 / 3, 0.9])
-    factors = ((ordered < chances) / chances)[0]
+    chances = np.array([0.1, 0.1 + 0.8 / 3, 0.1 + 1.6 / 3, 0.9])
+    by_rank = np.array([0.5, 0.5, -1.0, 1.0])
     order = [1, 3, 0, 2]  # the columns by magnitude
-    expected = torch.zeros(4)
-    expected[order] = factors * torch.tensor([0.5, 0.5, -1.0, 1.0])
-    torch.testing.assert_close(merged[0], expected)
+    for seed in range(20):
+        merged = drop_by_rank(0.5, 0.4, np.random.SFC64(seed))(torch.tensor([[-1.0, 0.5, 1.0, 0.5]]))
+        kept = draw_kept(np.random.SFC64(seed), chances, (1, 4))[0]
+        np.testing.assert_allclose(merged[0].numpy()[order], kept * by_rank / chances, rtol=1e-6)
+
+
+@pytest.mark.parametrize("chance", [1.5 / 65536, 0.25 + 0.5 / 65536, 1 - 0.5 / 65536, 1.0])
+def test_chances_between_two_levels_hold(chance):
+    """Of the entries at the level itself, the share is kept that the probability is above it."""
+    bits = np.random.SFC64(7).random_raw(1 << 20).astype("<u8").view("<u2")
+    level = min(int(chance * 65536), 65535)
+    kept = draw_kept(np.random.SFC64(7), np.array([chance]), (len(bits), 1))[:, 0]
+    assert kept[bits < level].all() and not kept[bits > level].any()
+    at_level = kept[bits == level]
+    rest = chance * 65536 - level
+    assert len(at_level) > 30
+    assert abs(at_level.mean() - rest) <= 5 * np.sqrt(rest * (1 - rest) / len(at_level))
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 5])
+def test_masks_of_any_size(size):
+    assert draw_kept(np.random.SFC64(0), np.array([0.5]), (size, 1)).shape == (size, 1)
+    assert draw_kept(np.random.SFC64(0), np.full(3, 1.0), (size, 3)).all()
+
+
+def test_the_masks_stay_what_they_are():
+    """Merges of the same seed are the same in all versions, or their provenance names other masks."""
+    merged = run("dare_linear", block(np.ones(24)), density=0.5, seed=1)
+    assert MASKS == "SFC64, 16 bits"
+    assert "".join(str(int(value != 0)) for value in merged) == "101101010100100101001010"
 
 
 @pytest.mark.parametrize("name", RANDOM)

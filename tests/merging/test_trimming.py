@@ -47,6 +47,41 @@ def test_magnitudes_of_any_rank_are_exact(tensors, data):
         assert found == ([every[rank - 1] for rank in ranks] if every else [0.0] * 3)
 
 
+def seventh(generator, size):
+    """The sample takes every seventh entry: here it sees nothing of the others."""
+    values = generator.standard_normal(size).astype(np.float32)
+    values[::7] *= 1e-6
+    return values
+
+
+@pytest.mark.parametrize(
+    ("draw", "passes"),
+    [
+        (lambda generator, size: generator.standard_normal(size).astype(np.float32), 2),
+        (lambda generator, size: generator.standard_normal(size).astype(np.float16).astype(np.float32), 2),
+        (lambda generator, size: np.zeros(size, np.float32), 2),
+        (lambda generator, size: np.exp(15 * generator.standard_normal(size)).astype(np.float32), 3),  # brackets are too wide
+        (seventh, 4),
+    ],
+    ids=["normal", "float16", "zeros", "wide", "misleading"],
+)
+def test_magnitudes_by_a_sample_are_exact(draw, passes):
+    generator = np.random.default_rng(0)
+    vectors = [[draw(generator, size) for size in ((1 << 20) + 3, 100, 70_000)] for _ in range(2)]
+    blocks = [held(str(index), *pair) for index, pair in enumerate(zip(*vectors, strict=True))]
+    made = []
+
+    def run():
+        made.append(1)
+        return iter(blocks)
+
+    found = find_magnitudes(run, lambda n: [n // 5, n // 2])
+    for own, magnitudes in zip(vectors, found, strict=True):
+        ordered = np.sort(np.abs(np.concatenate(own)))[::-1]
+        assert magnitudes == [float(ordered[len(ordered) // part - 1]) for part in (5, 2)]
+    assert len(made) == passes
+
+
 def test_magnitudes_close_together_are_told_apart():
     """One unit in the last place apart, all in the same bin of the upper bits."""
     values = (np.full(1000, 1.0, np.float32).view(np.int32) + np.random.default_rng(0).permutation(1000).astype(np.int32)).view(

@@ -1,4 +1,4 @@
-"""Independent float64 NumPy versions of linear and task arithmetic, and of weight normalisation, for whole state dicts."""
+"""Independent float64 NumPy versions of linear, greedy soup, task arithmetic and, for whole state dicts, weight normalisation."""
 
 from __future__ import annotations
 
@@ -24,6 +24,21 @@ def task_arithmetic(base: Array, experts: Sequence[Array], weights: Sequence[flo
     for expert, weight in zip(experts, weights, strict=True):
         change = change + weight * (np.asarray(expert, dtype=np.float64) - base)
     return base + scale * change
+
+
+def greedy_soup(experts: Sequence[Array], target: Array) -> Array:
+    """The soup of Wortsman et al. (arXiv 2203.05482), judged by the squared distance from ``target``, by a running sum."""
+    vectors = [np.asarray(expert, dtype=np.float64) for expert in experts]
+
+    def loss(vector: Array) -> float:
+        return float(((vector - target) ** 2).sum())
+
+    order = np.argsort([loss(vector) for vector in vectors], kind="stable")
+    total, count = vectors[order[0]], 1
+    for index in order[1:]:
+        if loss((total + vectors[index]) / (count + 1)) < loss(total / count):
+            total, count = total + vectors[index], count + 1
+    return total / count
 
 
 def weight_norm(g: Array, v: Array) -> Array:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
-from asrmerge.merging.methods._random_masks import MIN_DENSITY, RandomParameters
+from asrmerge.merging.methods._random_masks import MIN_DENSITY, Generator, RandomParameters, draw_kept, scale_kept
 from asrmerge.merging.methods._row_chunks import Sparsify
 
 
@@ -30,7 +31,7 @@ class RankedParameters(RandomParameters):
         return self
 
 
-def drop_by_rank(density: float, epsilon: float, generator: torch.Generator) -> Sparsify:
+def drop_by_rank(density: float, epsilon: float, generator: Generator) -> Sparsify:
     """Keeps an entry with a probability p linear in its magnitude's rank in the row, divided by p, else 0: Bernoulli(p)/p · τ.
 
     The smallest magnitude of a row has p = density − ε, the largest density + ε, a row's only one density. Equal magnitudes are
@@ -41,20 +42,20 @@ def drop_by_rank(density: float, epsilon: float, generator: torch.Generator) -> 
         if density == 1.0:
             return rows.clone()
         probabilities = rank_probabilities(density, epsilon, rows.shape[1])
-        # The numbers are drawn in the order of the ranks, where one row of probabilities serves all; a scatter then brings
-        # them to the columns.
-        factors = torch.rand(rows.shape, generator=generator).lt_(probabilities).div_(probabilities)
+        # What is kept is drawn in the order of the ranks, where one row of probabilities serves all; a scatter then brings it to
+        # the columns.
+        factors = scale_kept(draw_kept(generator, probabilities, (rows.shape[0], rows.shape[1])), probabilities)
         factors = torch.empty(rows.shape).scatter_(1, _ascending_order(rows), factors)
         return factors.to(rows.device).mul_(rows)
 
     return sparsify
 
 
-def rank_probabilities(density: float, epsilon: float, length: int) -> Tensor:
+def rank_probabilities(density: float, epsilon: float, length: int) -> NDArray[np.float64]:
     """The probabilities [length] of being kept, by ascending magnitude."""
     if length == 1:
-        return torch.tensor([density])
-    return torch.linspace(density - epsilon, density + epsilon, length).clamp_(max=1.0)
+        return np.array([density])
+    return np.linspace(density - epsilon, density + epsilon, length).clip(max=1.0)
 
 
 def _ascending_order(rows: Tensor) -> Tensor:

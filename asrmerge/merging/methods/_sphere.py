@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from typing import Literal
 
 import torch
@@ -22,9 +23,7 @@ from asrmerge.merging.block import Block
 Space = Literal["weights", "task_vectors"]
 Layout = Literal["tensor", "row", "column"]
 
-# Pieces that stay in a core's cache; below 32 768 elements torch uses one thread, which is no slower here, where memory is the
-# limit, and avoids waiting for busy cores at every piece.
-PIECE_ON_CPU = 31 * 1024
+PIECE_ON_CPU = 1 << 15  # a piece stays in a core's cache
 PIECE_ELSEWHERE = 1 << 24
 LEAST_RUN = 1024  # columns of a piece, where there are so many
 
@@ -64,17 +63,19 @@ class Vectors:
         views = [self._view(tensor) for tensor in self.tensors]
         fishers = [self._view(fisher) for fisher in self.fishers or ()]
         rows, count = views[0].shape[0], len(views)
-        gram = torch.zeros(rows, count, count, dtype=torch.float64, device=views[0].device)
+        pairs = list(combinations_with_replacement(range(count), 2))
+        products = torch.zeros(rows, len(pairs), dtype=torch.float64, device=views[0].device)
         for piece in _pieces(views[0]):
-            vectors = self._read(piece, views)
+            vectors = list(self._read(piece, views))
             scaled = vectors
             if fishers:
                 metric = _mean([fisher[piece] for fisher in fishers]).clamp_(min=self.least)
                 scaled = [vector * metric for vector in vectors]
-            for one in range(count):
-                for other in range(one, count):
-                    gram[piece[0], one, other] += (scaled[one] * vectors[other]).sum(dim=1)
-        return (gram.triu() + gram.triu(1).mT).cpu()
+            products[piece[0]] += _inner_products(scaled, vectors, pairs)
+        gram = torch.empty(rows, count, count, dtype=torch.float64)
+        for (one, other), product in zip(pairs, products.cpu().unbind(dim=1), strict=True):
+            gram[:, one, other] = gram[:, other, one] = product
+        return gram
 
     def combine(self, coefficients: Tensor) -> Tensor:
         """Σ cₜxₜ with coefficients of every row, plus the origin.
@@ -86,19 +87,22 @@ class Vectors:
         target = self._view(merged)
         origin = None if self.origin is None else self._view(self.origin)
         factors = coefficients.to(merged.device)
+        alone = factors[0].tolist() if len(factors) == 1 else None  # multiplying by one number is faster
         for piece in _pieces(target):
             total = torch.zeros_like(target[piece], dtype=torch.float64) if origin is None else origin[piece].double()
             for index, vector in enumerate(self._read(piece, views)):
-                total.addcmul_(vector, factors[piece[0], index, None])
+                if alone is not None:
+                    total.add_(vector, alpha=alone[index])
+                else:
+                    total.addcmul_(vector, factors[piece[0], index, None])
             target[piece] = total
         return merged
 
-    def _read(self, piece: tuple[slice, slice], views: Sequence[Tensor]) -> list[Tensor]:
-        parts = [view[piece].double() for view in views]
-        if self.addition is not None:
-            addition = self._view(self.addition)[piece]
-            parts = [part.add_(addition, alpha=self.sign) for part in parts]
-        return parts
+    def _read(self, piece: tuple[slice, slice], views: Sequence[Tensor]) -> Iterator[Tensor]:
+        addition = None if self.addition is None else self._view(self.addition)[piece]
+        for view in views:
+            part = view[piece].double()
+            yield part if addition is None else part.add_(addition, alpha=self.sign)
 
     def _view(self, tensor: Tensor) -> Tensor:
         if self.layout == "tensor" or tensor.dim() < 2:
@@ -185,6 +189,14 @@ def slerp_coefficients(gram: Tensor, t: float, threshold: float = 1.0) -> tuple[
     first = torch.where(linear, 1 - t, torch.sin((1 - t) * phi) / divisor)
     second = torch.where(linear, t, torch.sin(t * phi) / divisor)
     return torch.stack([first, second], dim=-1), linear
+
+
+def _inner_products(ones: Sequence[Tensor], others: Sequence[Tensor], pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """⟨ones[i], others[j]⟩ of those pairs, row by row. Shapes: [T][rows, length] twice → [rows, pairs]."""
+    if len(ones[0]) > 1:
+        return torch.stack([(ones[i] * others[j]).sum(dim=1) for i, j in pairs], dim=1)
+    ones, others = ([vector[0] for vector in vectors] for vectors in (ones, others))
+    return torch.stack([torch.dot(ones[i], others[j]) for i, j in pairs])[None]  # makes no products in between
 
 
 def _mean(parts: Sequence[Tensor]) -> Tensor:

@@ -1,11 +1,13 @@
-"""Trimming by magnitude, with exact thresholds: over one block or a whole model, in two passes and a few hundred kilobytes."""
+"""Trimming by magnitude, with exact thresholds: over one block or a whole model, in two passes and a few megabytes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from asrmerge.merging.block import Block
@@ -14,37 +16,91 @@ from asrmerge.merging.methods._row_chunks import iterate_chunks
 # Without their sign bit, the bit patterns of float32 numbers, read as integers, are in the order of the magnitudes.
 _MAGNITUDE_BITS = 0x7FFF_FFFF
 _LOW_BITS = 16
-_HIGH_BINS, _LOW_BINS = 1 << (31 - _LOW_BITS), 1 << _LOW_BITS
+_BINS = 1 << (31 - _LOW_BITS)
+
+_STRIDE = 7  # of the entries sampled; a prime, because widths are multiples of small numbers, and columns differ
+_WHOLE = 1 << 16  # chunks of fewer entries are looked at as a whole
+_DEVIATIONS = 5  # that a sample may be off
+_WIDEST = 16  # bins between which a magnitude is looked for
+
+_Bits = NDArray[np.int32]
+
+
+class _Bracket:
+    """Where one expert's magnitude of a rank should lie, with what passes by counted."""
+
+    def __init__(self, rank: int, lowest: int, highest: int) -> None:
+        """``lowest`` to ``highest``: bins."""
+        self._rank = rank  # from here on, among what is in the bracket
+        self._start = lowest << _LOW_BITS
+        self._counts = np.zeros((highest + 1 - lowest) << _LOW_BITS, np.int64)
+
+    def count(self, bits: _Bits) -> None:
+        """Add entries, by the bits of their magnitudes."""
+        offsets = bits - np.int32(self._start)
+        self._rank -= int(np.count_nonzero(offsets >= len(self._counts)))
+        np.add.at(self._counts, offsets[offsets.view(np.uint32) < len(self._counts)], 1)
+
+    def find(self) -> float | None:
+        """The magnitude, once all entries are counted; None where it is not in the bracket."""
+        if not 1 <= self._rank <= self._counts.sum():
+            return None
+        bits = self._start + _find_bin(self._counts, self._rank)
+        return float(np.array([bits], np.int32).view(np.float32)[0])
 
 
 def find_magnitudes(blocks: Callable[[], Iterator[Block]], ranks: Callable[[int], Sequence[int]]) -> list[list[float]]:
     """Per expert, the exact magnitudes of those ranks among the task vectors' entries in all blocks; rank 1 is the largest.
 
+    A sample of the entries says between which magnitudes each of them lies, and a second pass counts those in between. Where
+    the sample misleads, two passes more look at every entry.
+
     Args:
-        blocks: each call is one pass over the same blocks; two are made.
+        blocks: each call is one pass over the same blocks.
         ranks: the ranks wanted, each from 1 to n, of n entries. Where n = 0 the magnitudes are 0.
     """
-    upper: list[Tensor] = []
+    found = _find_magnitudes(blocks, ranks, _STRIDE)
+    if found is None:
+        found = _find_magnitudes(blocks, ranks, 1)
+    assert found is not None  # every entry was looked at
+    return found
+
+
+def _find_magnitudes(
+    blocks: Callable[[], Iterator[Block]], ranks: Callable[[int], Sequence[int]], stride: int
+) -> list[list[float]] | None:
+    histograms: list[NDArray[np.int64]] = []
+    entries = sampled = rounded = 0
     for block in blocks():
-        upper = upper or [torch.zeros(_HIGH_BINS, dtype=torch.int64) for _ in block.weights]
+        histograms = histograms or [np.zeros(_BINS, np.int64) for _ in block.weights]
         for _, vectors in iterate_chunks(block):
-            for histogram, vector in zip(upper, vectors, strict=True):
-                histogram += _count(_magnitude_bits(vector) >> _LOW_BITS, _HIGH_BINS)
-    entries = int(upper[0].sum()) if upper else 0
+            step = stride if vectors[0].numel() >= _WHOLE else 1
+            entries += vectors[0].numel()
+            sampled += vectors[0].numel() if step > 1 else 0
+            rounded += step - 1
+            for histogram, vector in zip(histograms, vectors, strict=True):
+                bins = _magnitude_bits(vector.reshape(-1)[::step]) >> _LOW_BITS
+                histogram += step * np.bincount(bins, minlength=_BINS)
     wanted = ranks(entries)
     if entries == 0:
-        return [[0.0] * len(wanted) for _ in upper]
+        return [[0.0] * len(wanted) for _ in histograms]
 
-    found = [[_find_bin(histogram, rank) for rank in wanted] for histogram in upper]
-    lower = [{high: torch.zeros(_LOW_BINS, dtype=torch.int64) for high, _ in places} for places in found]
+    margin = math.ceil(_DEVIATIONS * math.sqrt(stride * sampled) / 2) + rounded  # a count's variance is a quarter at most
+    brackets: list[list[_Bracket]] = []
+    for histogram in histograms:
+        ends = [[_find_bin(histogram, rank + shift) for shift in (margin, -margin)] for rank in wanted]
+        if any(highest - lowest >= _WIDEST for lowest, highest in ends):
+            return None
+        brackets.append([_Bracket(rank, *pair) for rank, pair in zip(wanted, ends, strict=True)])
     for block in blocks():
         for _, vectors in iterate_chunks(block):
-            for histograms, vector in zip(lower, vectors, strict=True):
-                _count_inside(histograms, _magnitude_bits(vector))
-    return [
-        [_from_bits((high << _LOW_BITS) + _find_bin(histograms[high], rank)[0]) for high, rank in places]
-        for places, histograms in zip(found, lower, strict=True)
-    ]
+            for own, vector in zip(brackets, vectors, strict=True):
+                bits = _magnitude_bits(vector.reshape(-1))
+                for bracket in own:
+                    bracket.count(bits)
+    found = [[bracket.find() for bracket in own] for own in brackets]
+    exact = [[magnitude for magnitude in own if magnitude is not None] for own in found]
+    return exact if exact == found else None
 
 
 def count_kept(density: float, entries: int) -> int:
@@ -66,28 +122,11 @@ def trim_band(tensor: Tensor, lowest: float, highest: float) -> Tensor:
     return trim(tensor, lowest).sub_(torch.nn.functional.hardshrink(tensor, highest))
 
 
-def _magnitude_bits(vector: Tensor) -> Tensor:
-    return vector.reshape(-1).view(torch.int32) & _MAGNITUDE_BITS
+def _magnitude_bits(entries: Tensor) -> _Bits:
+    return entries.numpy(force=True).view(np.int32) & np.int32(_MAGNITUDE_BITS)
 
 
-def _count(values: Tensor, bins: int) -> Tensor:
-    return torch.bincount(values, minlength=bins).cpu()
-
-
-def _count_inside(histograms: Mapping[int, Tensor], bits: Tensor) -> None:
-    """Add the lower bits of those entries to the histograms whose bin the upper bits name."""
-    for high, histogram in histograms.items():
-        inside = bits[(bits >> _LOW_BITS) == high]
-        if len(inside) > 0:
-            histogram += _count(inside & (_LOW_BINS - 1), _LOW_BINS)
-
-
-def _find_bin(histogram: Tensor, rank: int) -> tuple[int, int]:
-    """The bin that holds the entry of that rank, counted from the top bin's first as 1, and its rank inside of the bin."""
-    above = histogram.flip(0).cumsum(0)
-    place = int(torch.searchsorted(above, rank))
-    return len(histogram) - 1 - place, rank - (int(above[place - 1]) if place > 0 else 0)
-
-
-def _from_bits(bits: int) -> float:
-    return torch.tensor([bits], dtype=torch.int32).view(torch.float32).item()
+def _find_bin(histogram: NDArray[np.int64], rank: int) -> int:
+    """The bin that holds the entry of that rank, counted from the top bin's first as 1; ranks past the ends are at the ends."""
+    above = histogram[::-1].cumsum()
+    return len(histogram) - 1 - int(np.searchsorted(above, min(max(rank, 1), int(above[-1]))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from asrmerge.merging.block import Block
-from asrmerge.merging.methods._random_masks import RandomParameters, drop_uniformly, make_generators
+from asrmerge.merging.methods._random_masks import MASKS, RandomParameters, drop_uniformly, make_generators
 from asrmerge.merging.methods._row_chunks import ScaleParameters, sum_sparse
 
 
@@ -29,6 +29,7 @@ class DareLinear:
 
     name = "dare_linear"
     needs_base = True
+    masks = MASKS
     weights_multiply = True
     parameters = DareLinearParameters
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from asrmerge.merging.block import Block
-from asrmerge.merging.methods._random_masks import RandomParameters, drop_uniformly, make_generators
+from asrmerge.merging.methods._random_masks import MASKS, RandomParameters, drop_uniformly, make_generators
 from asrmerge.merging.methods._sign_election import ElectionParameters, elect_and_merge
 
 
@@ -30,6 +30,7 @@ class DareTies:
 
     name = "dare_ties"
     needs_base = True
+    masks = MASKS
     parameters = DareTiesParameters
 
     def merge(self, block: Block, parameters: DareTiesParameters) -> Tensor:

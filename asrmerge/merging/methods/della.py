@@ -6,7 +6,7 @@ from torch import Tensor
 
 from asrmerge.merging.block import Block
 from asrmerge.merging.methods._magnitude_sampling import RankedParameters, drop_by_rank
-from asrmerge.merging.methods._random_masks import make_generators
+from asrmerge.merging.methods._random_masks import MASKS, make_generators
 from asrmerge.merging.methods._sign_election import ElectionParameters, elect_and_merge
 
 
@@ -33,6 +33,7 @@ class Della:
 
     name = "della"
     needs_base = True
+    masks = MASKS
     parameters = DellaParameters
 
     def merge(self, block: Block, parameters: DellaParameters) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from asrmerge.merging.block import Block
 from asrmerge.merging.methods._magnitude_sampling import RankedParameters, drop_by_rank
-from asrmerge.merging.methods._random_masks import make_generators
+from asrmerge.merging.methods._random_masks import MASKS, make_generators
 from asrmerge.merging.methods._row_chunks import ScaleParameters, sum_sparse
 
 
@@ -32,6 +32,7 @@ class DellaLinear:
 
     name = "della_linear"
     needs_base = True
+    masks = MASKS
     weights_multiply = True
     parameters = DellaLinearParameters
 
