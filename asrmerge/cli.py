@@ -1,19 +1,18 @@
-"""The command line. Exit codes: 0 done, 2 bad input or configuration, 130 interrupted."""
+"""The command line. Exit codes: 0 done, 1 a gate failed, 2 bad input or configuration, 130 interrupted."""
 
 from __future__ import annotations
 
-import logging
-import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from asrmerge import __version__
+from asrmerge.commands.evaluate import evaluate
+from asrmerge.commands.export import export
+from asrmerge.commands.transcribe import transcribe
 from asrmerge.errors import AsrmergeError
 
 _INTERRUPTED = 130
@@ -49,24 +48,30 @@ def run(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes, in place of the configuration's.")] = None,
 ) -> None:
     """Fine-tune experts, search the merge by WER, merge, evaluate, report. Run again to go on where it stopped."""
+    from rich.console import Console
+
+    from asrmerge.commands.console import console_logging, file_logging
     from asrmerge.config import read_config
 
     settings = read_config(config, _definitions(define or []))
     changes = {"output": None if output is None else str(output), "workers": workers}
     settings = settings.model_copy(update={name: value for name, value in changes.items() if value is not None})
     folder = Path(settings.output).expanduser()
-    with _logging(folder / "log.txt") as log_to_file:
-        _quiet_libraries()
+    command = shlex.join(["asrmerge", *sys.argv[1:]])
+    with console_logging(Console(stderr=True)), file_logging(folder / "log.txt") as log:
         from asrmerge.pipeline.run import run_pipeline
         from asrmerge.progress import ProgressView
         from asrmerge.report.markdown import markdown_table
 
         with ProgressView() as view:
-            command = shlex.join(["asrmerge", *sys.argv[1:]])
-            result = run_pipeline(settings, command=command, view=view, on_folder=log_to_file)
+            result = run_pipeline(settings, command=command, view=view, on_folder=log)
     typer.echo(markdown_table(result.report.scorecard, result.report.models))
     for title, name in (("merged model", "merged"), ("scorecard", "scorecard.json"), ("report", "report.html")):
         typer.echo(f"{title:13} {folder / name}")
+
+
+for command in (evaluate, transcribe, export):
+    app.command()(command)
 
 
 @app.command()
@@ -76,19 +81,23 @@ def merge(
     workers: Annotated[int | None, typer.Option(min=1, help="Threads; by default one per processor.")] = None,
 ) -> None:
     """Merge checkpoints, or LoRA adapters, by a recipe into a folder that from_pretrained loads."""
-    from asrmerge.adapters.recipe import AdapterRecipe, is_adapter_recipe, merge_adapters_to_folder
-    from asrmerge.merging.engine import merge_to_folder
-    from asrmerge.merging.recipe import Recipe, read_yaml
-    from asrmerge.progress import ProgressView
+    from asrmerge.early_hashes import early_hashes
 
-    content = read_yaml(recipe)
-    if is_adapter_recipe(content):
-        adapters = AdapterRecipe.from_content(content, str(recipe))
-        merge_adapters_to_folder(adapters, output)
-        typer.echo(f"merged {'adapter' if adapters.output == 'adapter' else 'model  '} {output}")
-        return
-    with ProgressView() as view:
-        merge_to_folder(Recipe.from_content(content, str(recipe)), output, workers=workers, on_progress=view.task("merging"))
+    with early_hashes(recipe) as hashes:
+        from asrmerge.adapters.recipe import AdapterRecipe, is_adapter_recipe, merge_adapters_to_folder
+        from asrmerge.merging.engine import merge_to_folder
+        from asrmerge.merging.recipe import Recipe, read_yaml
+        from asrmerge.progress import ProgressView
+
+        content = read_yaml(recipe)
+        if is_adapter_recipe(content):
+            adapters = AdapterRecipe.from_content(content, str(recipe))
+            merge_adapters_to_folder(adapters, output)
+            typer.echo(f"merged {'adapter' if adapters.output == 'adapter' else 'model  '} {output}")
+            return
+        checked = Recipe.from_content(content, str(recipe))
+        with ProgressView() as view:
+            merge_to_folder(checked, output, hashes=hashes, workers=workers, on_progress=view.task("merging"))
     typer.echo(f"merged model  {output}")
 
 
@@ -188,41 +197,6 @@ def _definitions(pairs: list[str]) -> dict[str, str]:
     if wrong:
         raise ConfigError(f"--define {wrong[0]}: write NAME=VALUE")
     return dict(pair.split("=", 1) for pair in pairs)
-
-
-def _quiet_libraries() -> None:
-    """Keep other libraries' progress bars and chatter out of ours."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-
-
-@contextmanager
-def _logging(file: Path) -> Iterator[Callable[[], None]]:
-    """Log to standard error, and to ``file`` from the moment that the yielded function is called."""
-    from rich.console import Console
-    from rich.logging import RichHandler
-
-    logger = logging.getLogger("asrmerge")
-    logger.setLevel(logging.INFO)
-    handlers: list[logging.Handler] = [RichHandler(console=Console(stderr=True), show_path=False, show_level=False)]
-
-    def to_file() -> None:
-        handlers.append(logging.FileHandler(file, encoding="utf-8"))
-        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logger.addHandler(handlers[-1])
-
-    logger.addHandler(handlers[0])
-    try:
-        yield to_file
-    finally:
-        for handler in handlers:
-            logger.removeHandler(handler)
-            handler.close()
 
 
 if __name__ == "__main__":

@@ -95,7 +95,16 @@ class RunConfig(Section):
     cache: str = "~/.cache/asrmerge"
     workers: Annotated[int, Field(ge=1)] = 2
     device: str = Field(default="cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$")
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+
+    @property
+    def arithmetic(self) -> Literal["float32", "bfloat16"]:
+        """``precision``; where that is ``auto``, bfloat16 if the device is fast in it."""
+        if self.precision != "auto":
+            return self.precision
+        from asrmerge.recognizers.computing import fast_precision  # here, because it brings torch
+
+        return fast_precision(self.device)
 
     @model_validator(mode="after")
     def _names(self) -> RunConfig:

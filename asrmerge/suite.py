@@ -5,22 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from asrmerge.config import SynthesisSource
+from asrmerge.errors import ConfigError
 from asrmerge.settings_file import read_settings
-from asrmerge.validation import Section, validate
+from asrmerge.validation import Section, suggest, validate
 
 RESERVED = frozenset({"macro", "worst_domain"})  # what gates call the average and the worst set
+
+
+class SynthesisedSet(Section):
+    """The test speech of a domain's folder, made on first use: the same as that of a run with as many test utterances."""
+
+    domain: str
+    test: int = Field(default=150, ge=1)
+    maximum_seconds: float = Field(default=4.8, gt=0)
 
 
 class EvaluationSet(Section):
     """One test set: a corpus in any format that is read, or synthesised speech; and the terms that matter in it."""
 
     corpus: str | None = None
-    synthesize: SynthesisSource | None = None
+    synthesize: SynthesisedSet | None = None
     terms: str | None = Field(default=None, description="a file with one term per line, or the name of a shipped domain")
 
     @model_validator(mode="after")
@@ -64,6 +72,35 @@ class Suite(Section):
     def target_names(self) -> tuple[str, ...]:
         """The sets of the macro average."""
         return self.targets if self.targets is not None else tuple(name for name in self.sets if name != self.general)
+
+
+def complete_suite(
+    path: str | None, definitions: Mapping[str, str] | None = None, changes: Mapping[str, Any] | None = None
+) -> Suite:
+    """The suite in ``path``, if any, with what the command line adds to it.
+
+    ``changes``: by key, those that are empty left out. ``sets`` (name → corpus) are added to the suite's and go before those of
+    the same name; ``terms`` (set → file or domain) are given to their sets; ``gates`` are added; other keys are replaced.
+
+    Raises:
+        ConfigError: as for ``read_suite``; or terms are given for no set.
+    """
+    content: Any = {}
+    place = "the command line"
+    if path is not None:
+        content, file = read_settings(path, "eval", definitions)
+        place = str(file)
+        validate(Suite, content, place)
+    given = {key: value for key, value in (changes or {}).items() if value}
+    sets = {**content.get("sets", {}), **{name: {"corpus": corpus} for name, corpus in given.pop("sets", {}).items()}}
+    for name, terms in given.pop("terms", {}).items():
+        if name not in sets:
+            raise ConfigError(f"terms are given for '{name}', which is no set; {suggest(name, sets)}.")
+        sets[name] = {**sets[name], "terms": terms}
+    if not sets:
+        raise ConfigError("there is no test set: give some as --set NAME=PLACE, or a suite.")
+    gates = [*content.get("gates", []), *given.pop("gates", [])]
+    return validate(Suite, {**content, **given, "sets": sets, "gates": gates}, place)
 
 
 def read_suite(path: str | Path, definitions: Mapping[str, str] | None = None) -> Suite:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from asrmerge.config import RunConfig, read_config
@@ -100,7 +101,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(tmp_path: Path, chan
         ({"base": None}, "the key 'base' is missing; add it"),
         ({"domains": {}}, "'domains' is {}"),
         ({"workers": 0}, "'workers' is 0"),
-        ({"precision": "float16"}, "'precision' is 'float16', but it should be 'float32' or 'bfloat16'"),
+        ({"precision": "float16"}, "'precision' is 'float16', but it should be 'auto', 'float32' or 'bfloat16'"),
         ({"search": {"trials": -1}}, "'search.trials' is -1"),
         ({"search": {"maximum_coefficient": float("inf")}}, "'search.maximum_coefficient' is inf"),
         ({"finetune": {"freeze": "decoder"}}, "'finetune.freeze' is 'decoder'"),
@@ -172,3 +173,13 @@ def test_variables_are_filled_in_at_any_depth(tmp_path: Path) -> None:
     )
     assert config.domains["legal"].train == "/audio/a.jsonl"
     assert config.search.constraints == ("legal.wer <= 0.5",) and config.seed == 7
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_precision_is_what_the_processor_is_fast_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    config = read_config(write(tmp_path, precision="auto"))
+    assert (config.precision, config.arithmetic) == ("auto", expected)
+    assert read_config(write(tmp_path, precision="bfloat16")).arithmetic == "bfloat16"

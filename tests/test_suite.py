@@ -7,7 +7,7 @@ import yaml
 
 from asrmerge.content import content_folder
 from asrmerge.errors import ConfigError
-from asrmerge.suite import read_suite
+from asrmerge.suite import complete_suite, read_suite
 
 SUITE = {
     "name": "demo",
@@ -56,3 +56,32 @@ def test_missing_suites_and_variables_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", sorted(content_folder("eval").glob("*.yaml")), ids=lambda file: file.stem)
 def test_shipped_suites_are_good(file: Path) -> None:
     assert read_suite(file, {"speech": "/speech"}).name == file.stem
+
+
+def test_the_command_line_adds_to_a_suite(tmp_path: Path) -> None:
+    path = str(write(tmp_path, gates=["medical.wer <= 0.1"], seed=3))
+    changes = {
+        "sets": {"legal": "l.jsonl", "medical": "other.jsonl"},
+        "terms": {"legal": "law.txt"},
+        "gates": ["legal.wer <= 0.2"],
+        "normalizer": "basic",
+        "seed": None,
+        "slices": [],
+    }
+    suite = complete_suite(path, {"data": "/data"}, changes)
+    assert {name: one.corpus for name, one in suite.sets.items()} == {
+        "medical": "other.jsonl",
+        "general": "/data/g.jsonl",
+        "legal": "l.jsonl",
+    }
+    assert suite.sets["legal"].terms == "law.txt" and suite.gates == ("medical.wer <= 0.1", "legal.wer <= 0.2")
+    assert (suite.name, suite.normalizer, suite.seed) == ("demo", "basic", 3)
+
+
+def test_a_suite_from_the_command_line_alone() -> None:
+    suite = complete_suite(None, None, {"name": "x", "sets": {"a": "a.jsonl"}, "level": 0.9})
+    assert (suite.name, suite.level, suite.target_names) == ("x", 0.9, ("a",))
+    with pytest.raises(ConfigError, match=r"there is no test set: give some as --set NAME=PLACE"):
+        complete_suite(None, None, {"name": "x"})
+    with pytest.raises(ConfigError, match=r"terms are given for 'b', which is no set; known are a"):
+        complete_suite(None, None, {"name": "x", "sets": {"a": "a.jsonl"}, "terms": {"b": "t"}})

@@ -16,7 +16,7 @@ def export(
     ] = "int8",
     language: Annotated[str | None, typer.Option(help="What a multilingual model writes unless told otherwise.")] = None,
 ) -> None:
-    """Convert a Whisper for CTranslate2: smaller, and faster on many processors (needs asrmerge[export])."""
+    """Convert a Whisper for CTranslate2: smaller, and faster on many processors (needs the extra "export")."""
     from rich.console import Console
 
     from asrmerge.commands.console import console_logging

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from asrmerge.errors import ConfigError
+from asrmerge.evaluation.metric_registry import find_metrics
 from asrmerge.evaluation.records import DomainScore, Scorecard
 from asrmerge.validation import suggest
 
@@ -105,6 +106,11 @@ class GateResult:
         beyond = "" if self.p is None else f", p = {self.p:.3g}"
         verdict = "passed" if self.passed else "FAILED"
         return f"{verdict}: {self.gate.text} ({self.model}: {self.value:.4g}, limit {self.limit:.4g}{beyond})"
+
+
+def known_figures() -> tuple[str, ...]:
+    """Every figure that a gate may ask for: the metrics, and what a scorecard has beside them."""
+    return (*find_metrics(), "rtfx", "retention", "gap_closed", *_COUNTS)
 
 
 def parse_gates(texts: Iterable[str], *, sets: Sequence[str], models: Sequence[str], figures: Sequence[str]) -> tuple[Gate, ...]:

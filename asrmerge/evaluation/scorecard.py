@@ -25,13 +25,13 @@ from asrmerge.evaluation.estimates import (
     retention,
     worst,
 )
+from asrmerge.evaluation.hallucination import find_hallucinations
 from asrmerge.evaluation.hypotheses import Hypothesis
 from asrmerge.evaluation.metric_registry import find_metrics
 from asrmerge.evaluation.metrics.word_error_rate import metric as word_error_rate
 from asrmerge.evaluation.records import DomainScore, Figure, MetricRecord, ModelScore, Scorecard, SliceScore
-from asrmerge.evaluation.slices import known_slices, slice_scores
+from asrmerge.evaluation.slices import check_slices, slice_scores
 from asrmerge.evaluation.substitutions import substituting
-from asrmerge.validation import suggest
 
 Hypotheses = Mapping[str, Mapping[str, Sequence[Hypothesis]]]  # model → domain → hypotheses
 
@@ -92,7 +92,7 @@ def build_scorecard(
     named_domains = [*targets, *([general] if general is not None else []), *yardsticks.experts, *(terms or {})]
     _check_names(hypotheses, targets, named_domains, named_models)
     _check_same_utterances(hypotheses)
-    _check_slices(hypotheses, slices)
+    check_slices(next(iter(hypotheses.values())), slices)
     metrics = find_metrics()
     figures: dict[str, DomainFigures] = {}
     sliced: dict[str, dict[str, dict[str, dict[str, SliceScore]]]] = {}  # domain → by → model → value
@@ -162,6 +162,7 @@ def _domain_score(
     level: float,
 ) -> DomainScore:
     table, rate = found.table, found.rate(model)
+    made_up = find_hallucinations(table.hypotheses[model])
     total = ErrorCounts(*table.word_errors(model).sum(axis=1).tolist())
     return DomainScore(
         utterances=len(table.utterances),
@@ -177,6 +178,8 @@ def _domain_score(
             name: figure(estimate, level) for name, estimate in found.metrics[model].items() if name != word_error_rate.name
         },
         slices=slices,
+        repeat_loops=len(made_up.loops),
+        text_on_silence=len(made_up.on_silence),
         seconds=sum(utterance.duration for utterance in table.utterances),
         rtfx=rtfx,
         retention=_retention(domain, rate, found, yardsticks, level),
@@ -223,13 +226,6 @@ def _check_names(hypotheses: Hypotheses, targets: Sequence[str], domains: Iterab
             raise ConfigError(f"The model '{model}' was not evaluated on {', '.join(missing)}; evaluate it there too.")
         if further := sorted(evaluated.keys() - hypotheses[first].keys()):
             raise ConfigError(f"The model '{first}' was not evaluated on {', '.join(further)}; evaluate it there too.")
-
-
-def _check_slices(hypotheses: Hypotheses, slices: Iterable[str]) -> None:
-    known = known_slices(next(iter(hypotheses.values())))
-    for name in slices:
-        if name not in known:
-            raise ConfigError(f"No utterance has a '{name}' to slice by; {suggest(name, known)}.")
 
 
 def _check_same_utterances(hypotheses: Hypotheses) -> None:

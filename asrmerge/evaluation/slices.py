@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 
+from asrmerge.errors import ConfigError
 from asrmerge.evaluation.bootstrap import MINIMUM_SPEAKERS, Resampling
 from asrmerge.evaluation.domain_table import DomainTable
 from asrmerge.evaluation.estimates import range_of, sums_and_draws
 from asrmerge.evaluation.hypotheses import Hypothesis
 from asrmerge.evaluation.metrics.word_error_rate import metric as word_error_rate
 from asrmerge.evaluation.records import SliceScore
+from asrmerge.speech.manifest import Utterance
+from asrmerge.validation import suggest
 
+Sliceable: TypeAlias = Hypothesis | Utterance
 SPEAKER, DURATION = "speaker", "duration"
 DURATION_BINS = (5.0, 10.0, 20.0, 30.0)  # seconds: Whisper's window ends at 30
 UNKNOWN = "unknown"
@@ -46,11 +51,23 @@ def slice_scores(
     return scores
 
 
-def known_slices(domains: Mapping[str, Sequence[Hypothesis]]) -> set[str]:
+def known_slices(domains: Mapping[str, Sequence[Sliceable]]) -> set[str]:
     """What the utterances can be sliced by."""
     utterances = [utterance for found in domains.values() for utterance in found]
     fields = {name for utterance in utterances for name in utterance.fields}
     return fields | {DURATION} | ({SPEAKER} if any(utterance.speaker is not None for utterance in utterances) else set())
+
+
+def check_slices(domains: Mapping[str, Sequence[Sliceable]], slices: Iterable[str]) -> None:
+    """Check that some utterance knows of each of ``slices``.
+
+    Raises:
+        ConfigError: none does.
+    """
+    known = known_slices(domains)
+    for name in slices:
+        if name not in known:
+            raise ConfigError(f"No utterance has a '{name}' to slice by; {suggest(name, known)}.")
 
 
 def _slices(utterances: Sequence[Hypothesis], by: str, bins: Sequence[float]) -> dict[str, list[int]]:

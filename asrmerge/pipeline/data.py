@@ -54,15 +54,18 @@ def content_key(utterances: Sequence[Utterance]) -> str:
 
 
 def _identity(utterance: Utterance) -> list[Any]:
-    status = utterance.audio.stat()
+    try:
+        status = utterance.audio.stat()
+        file = [status.st_size, status.st_mtime_ns]
+    except OSError:  # missing audio is reported by whoever reads it
+        file = []
     part = [utterance.start, utterance.duration] if utterance.start is not None else []
     return [
         utterance.identifier,
         utterance.text,
         utterance.speaker,
         str(utterance.audio),
-        status.st_size,
-        status.st_mtime_ns,
+        *file,
         *part,
     ]
 

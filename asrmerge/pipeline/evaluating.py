@@ -2,96 +2,148 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from asrmerge import __version__
+from asrmerge.evaluation.decoding import DecodingRecord, record_path
 from asrmerge.evaluation.hypotheses import Hypothesis, read_hypotheses
 from asrmerge.files import hash_content
-from asrmerge.pipeline.data import DomainData, content_key
+from asrmerge.pipeline.data import content_key
 from asrmerge.pipeline.stages import StageStore
 from asrmerge.pipeline.workers import Report, Task, run_tasks
 from asrmerge.progress import ProgressView
-from asrmerge.recognizers.recognizer import Precision
+from asrmerge.speech.manifest import Utterance
+
+FEATURES = ".features"  # kept while models are transcribing, for the next that has the same feature extractor
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """What transcripts depend on beside weights and audio; see :func:`asrmerge.recognizers.transcriber.load_transcriber`."""
+
+    device: str = "cpu"
+    precision: str | None = None
+    language: str | None = None
+    batch_seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Transcripts:
+    """Hypotheses, and seconds of audio decoded in a second, both by model and set."""
+
+    hypotheses: dict[str, dict[str, tuple[Hypothesis, ...]]]
+    rtfx: dict[str, dict[str, float]]
 
 
 def transcribe_models(
     models: Mapping[str, str],
     hashes: Mapping[str, str],
-    data: Mapping[str, DomainData],
+    sets: Mapping[str, Sequence[Utterance]],
     folder: Path,
     stages: StageStore,
     view: ProgressView,
     *,
     workers: int,
-    device: str,
-    precision: Precision,
-) -> dict[str, dict[str, tuple[Hypothesis, ...]]]:
-    """Hypotheses by model and domain: ``folder/<model>/<domain>.jsonl``. What is done already is read.
+    options: DecodingOptions,
+    threads: int = 1,
+) -> Transcripts:
+    """Transcripts in ``folder/<model>/<set>.jsonl``, each with its decoding record. What is done already is read.
 
-    ``models`` and ``hashes``: the models' sources and the hashes of their weights, by name.
+    Args:
+        models, hashes: the models' sources and the hashes of their weights, by name.
+        workers, threads: processes, a model each, and the threads of each.
     """
-    keys = {domain: content_key(content.test) for domain, content in data.items()}
+    keys = {name: content_key(utterances) for name, utterances in sets.items()}
     tasks = []
     for model, source in models.items():
-        common = {"version": __version__, "model": hashes[model], "device": device, "precision": precision}
-        missing = {}
-        for domain in data:
-            inputs = {**common, "audio": keys[domain]}
-            if not stages.is_done(f"hypotheses/{model}/{domain}", inputs, [folder / model / f"{domain}.jsonl"]):
-                missing[domain] = inputs
+        inputs = {
+            name: {"version": __version__, "model": hashes[model], "audio": key, **asdict(options)} for name, key in keys.items()
+        }
+        missing = {name: sets[name] for name in sets if not _is_done(stages, model, name, inputs[name], folder)}
         if missing:
-            tasks.append(
-                Task(
-                    f"transcribing with {model}",
-                    transcribe_task,
-                    {
-                        "model": model,
-                        "source": source,
-                        "data": {domain: data[domain] for domain in missing},
-                        "inputs": missing,
-                        "folder": folder / model,
-                        "stages": stages,
-                        "device": device,
-                        "precision": precision,
-                    },
-                )
-            )
-    run_tasks(tasks, workers, view)
-    return {model: {domain: read_hypotheses(folder / model / f"{domain}.jsonl") for domain in data} for model in models}
+            arguments = {
+                "model": model,
+                "source": source,
+                "sets": missing,
+                "inputs": inputs,
+                "folder": folder,
+                "stages": stages,
+                "options": options,
+            }
+            tasks.append(Task(f"transcribing with {model}", transcribe_task, arguments))
+    run_tasks(tasks, workers, view, threads=threads)
+    shutil.rmtree(folder / FEATURES, ignore_errors=True)
+    return Transcripts(
+        hypotheses={model: {name: read_hypotheses(_path(folder, model, name)) for name in sets} for model in models},
+        rtfx={model: _rates(folder, model, sets) for model in models},
+    )
 
 
 def transcribe_task(
     report: Report,
     model: str,
     source: str,
-    data: Mapping[str, DomainData],
+    sets: Mapping[str, Sequence[Utterance]],
     inputs: Mapping[str, Any],
     folder: Path,
     stages: StageStore,
-    device: str,
-    precision: Precision,
+    options: DecodingOptions,
 ) -> None:
     """One model on its missing test sets, in a worker."""
     from asrmerge.evaluation.transcription import transcribe_manifest
-    from asrmerge.recognizers.recognizer import load_recognizer
+    from asrmerge.recognizers.feature_cache import FeatureCache
+    from asrmerge.recognizers.transcriber import load_transcriber
 
-    recognizer = load_recognizer(source, device=device, precision=precision)
-    total = sum(len(content.test) for content in data.values())
+    recognizer = load_transcriber(
+        source,
+        device=options.device,
+        precision=options.precision,
+        language=options.language,
+        feature_cache=FeatureCache(folder / FEATURES),
+    )
+    total = sum(map(len, sets.values()))
     before = 0
-    for domain, content in data.items():
-        path = folder / f"{domain}.jsonl"
-        started = folder / f"{domain}.key"
-        _forget_other_inputs(path, started, hash_content(inputs[domain]))
-        transcribe_manifest(recognizer, content.test, path, model=source, progress=partial(_report_after, report, before, total))
+    for name, utterances in sets.items():
+        path = _path(folder, model, name)
+        started = path.with_suffix(".key")
+        _forget_other_inputs(path, started, hash_content(inputs[name]))
+        transcribe_manifest(
+            recognizer,
+            utterances,
+            path,
+            model=source,
+            batch_seconds=options.batch_seconds,
+            progress=partial(_report_after, report, before, total),
+        )
         started.unlink(missing_ok=True)
-        stages.finish(f"hypotheses/{model}/{domain}", inputs[domain])
-        before += len(content.test)
+        stages.finish(_stage(model, name), inputs[name])
+        before += len(utterances)
 
 
-def _report_after(report: Report, before: int, total: int, done: int, _of_domain: int) -> None:
+def _is_done(stages: StageStore, model: str, name: str, inputs: Any, folder: Path) -> bool:
+    path = _path(folder, model, name)
+    return stages.is_done(_stage(model, name), inputs, [path, record_path(path)])
+
+
+def _rates(folder: Path, model: str, sets: Mapping[str, Any]) -> dict[str, float]:
+    rates = {name: DecodingRecord.read(record_path(_path(folder, model, name))).rtfx for name in sets}
+    return {name: rate for name, rate in rates.items() if rate is not None}
+
+
+def _path(folder: Path, model: str, name: str) -> Path:
+    return folder / model / f"{name}.jsonl"
+
+
+def _stage(model: str, name: str) -> str:
+    return f"hypotheses/{model}/{name}"
+
+
+def _report_after(report: Report, before: int, total: int, done: int, _of_set: int) -> None:
     report(before + done, total)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +16,33 @@ from asrmerge.checkpoints.compatibility import check_compatible
 from asrmerge.config import RunConfig
 from asrmerge.content import resolve_model
 from asrmerge.errors import ConfigError
-from asrmerge.evaluation.leakage import check_disjoint
 from asrmerge.evaluation.normalizers import normalizer
 from asrmerge.evaluation.scorecard import build_scorecard
+from asrmerge.evaluation.slices import DURATION, SPEAKER, known_slices
 from asrmerge.evaluation.terms import normalize_terms
 from asrmerge.files import hash_content, write_text
 from asrmerge.merging.engine import merge_to_folder
 from asrmerge.pipeline.data import GENERAL, DomainData, content_key, prepare_data
-from asrmerge.pipeline.evaluating import transcribe_models
-from asrmerge.pipeline.reporting import run_report
+from asrmerge.pipeline.evaluating import DecodingOptions, transcribe_models
+from asrmerge.pipeline.reporting import describe_model, run_report
 from asrmerge.pipeline.stages import StageStore
+from asrmerge.pipeline.suite_sets import LEARNT_FILE, check_leakage
 from asrmerge.pipeline.training import JOINT, train_experts
 from asrmerge.progress import ProgressView
 from asrmerge.recognizers.recognizer import find_family
 from asrmerge.report.data import ReportData
 from asrmerge.report.html import write_report
+from asrmerge.report.model_card import write_model_card
+from asrmerge.report.playback import audio_links
+from asrmerge.report.writing import write_tables
 from asrmerge.search.candidate import Candidate, check_methods, fixed_candidates
 from asrmerge.search.evaluator import CandidateEvaluator
 from asrmerge.search.objective import Objective
 from asrmerge.search.result import SearchResult, Trial
 from asrmerge.search.study import search_coefficients
 from asrmerge.speech.domains import load_domain
-from asrmerge.speech.grammar import SPLITS
+from asrmerge.speech.grammar import SPLITS, Split
+from asrmerge.speech.manifest import write_manifest
 
 logger = logging.getLogger(__name__)
 BASE, UNIFORM, MERGED = "base", "uniform", "merged"
@@ -67,12 +72,14 @@ def run_pipeline(
     folder = Path(config.output).expanduser()
     stages = StageStore(folder / "stages")
     _check_before_work(config)
+    config = config.model_copy(update={"precision": config.arithmetic})
     data = prepare_data(config, view)
-    _check_leakage(data, stages)
+    _check_learnt(data, stages)
     folder.mkdir(parents=True, exist_ok=True)
     on_folder()
+    _write_learnt(folder / LEARNT_FILE, data)
     write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
-    logger.info("seed %d; output %s", config.seed, folder)
+    logger.info("seed %d; precision %s; output %s", config.seed, config.precision, folder)
     base = resolve_model(config.base)
     hashes = {BASE: Checkpoint.open(base).hash()}
     trained = train_experts(config, data, folder / "experts", stages, view, base_hash=hashes[BASE])
@@ -86,19 +93,18 @@ def run_pipeline(
         models[name] = str(_merge(candidate, base, experts, hashes, folder / name, stages))
     # Each model is hashed once in a run: of large ones, that is minutes.
     hashes |= {name: Checkpoint.open(source).hash() for name, source in models.items() if name not in hashes}
-    hypotheses = transcribe_models(
+    transcripts = transcribe_models(
         models,
         hashes,
-        data,
+        {name: content.test for name, content in data.items()},
         folder / "hypotheses",
         stages,
         view,
         workers=config.workers,
-        device=config.device,
-        precision=config.precision,
+        options=DecodingOptions(device=config.device, precision=config.arithmetic),
     )
     scorecard = build_scorecard(
-        hypotheses,
+        transcripts.hypotheses,
         normalizer=config.evaluation.normalizer,
         targets=list(config.domains),
         candidate=MERGED,
@@ -106,14 +112,21 @@ def run_pipeline(
         general=GENERAL if GENERAL in data else None,
         experts={name: name for name in config.domains},
         terms=_terms(config),
-        slices=("speaker", "duration"),
+        slices=[by for by in (SPEAKER, DURATION) if by in known_slices(next(iter(transcripts.hypotheses.values())))],
+        rtfx=transcripts.rtfx,
         seed=config.seed,
         level=config.evaluation.level,
         samples=config.evaluation.samples,
     )
     scorecard.write(folder / "scorecard.json")
-    report = run_report(config, command, scorecard, hypotheses, data, models, hashes, search)
+    audio = audio_links(folder, transcripts.hypotheses)
+    report = run_report(config, command, scorecard, transcripts.hypotheses, data, models, search, audio)
     write_report(folder / "report.html", report)
+    write_tables(folder, scorecard, report.models)
+    corpora = {name: source.test for name, source in config.domains.items()}
+    if config.general is not None:
+        corpora[GENERAL] = config.general.test
+    write_model_card(folder / MERGED, describe_model(report, corpora))
     return RunResult(folder=folder, report=report)
 
 
@@ -141,12 +154,26 @@ def _check_before_work(config: RunConfig) -> None:
     check_compatible([base, *(Checkpoint.open(source) for source in given.values())], [config.base, *given])
 
 
-def _check_leakage(data: Mapping[str, DomainData], stages: StageStore) -> None:
+def _check_learnt(data: Mapping[str, DomainData], stages: StageStore) -> None:
     inputs = {name: [content_key(content.split(split)) for split in SPLITS] for name, content in data.items()}
     if not stages.is_done("leakage", inputs, []):
         learnt = [utterance for content in data.values() for utterance in (*content.train, *content.validation)]
-        check_disjoint(learnt, [utterance for content in data.values() for utterance in content.test])
+        check_leakage(learnt, [utterance for content in data.values() for utterance in content.test])
         stages.finish("leakage", inputs)
+
+
+def _write_learnt(path: Path, data: Mapping[str, DomainData]) -> None:
+    """List what the run's models are trained and tuned on, so that a later evaluation can refuse it as test audio."""
+    learnt: Sequence[Split] = ("train", "validation")
+    write_manifest(
+        path,
+        (
+            replace(utterance, identifier=f"{name}/{split}/{utterance.identifier}")
+            for name, content in data.items()
+            for split in learnt
+            for utterance in content.split(split)
+        ),
+    )
 
 
 def _search(
@@ -167,7 +194,7 @@ def _search(
         "validation": {name: content_key(utterances) for name, utterances in validation.items()},
         "normalizer": config.evaluation.normalizer,
         "device": config.device,
-        "precision": config.precision,
+        "precision": config.arithmetic,
     }
     settings = config.search
     # More trials go on from the same history; anything else is another search.
@@ -189,7 +216,7 @@ def _search(
             validation,
             normalizer=config.evaluation.normalizer,
             workers=config.workers,
-            precision=config.precision,
+            precision=config.arithmetic,
             device=config.device,
         ) as evaluate:
             result = search_coefficients(

@@ -111,7 +111,7 @@ def _jobs(config: RunConfig, data: Mapping[str, DomainData], base: str, folder: 
             steps=steps,
             seed=seed,
             device=config.device,
-            precision=config.precision,
+            precision=config.arithmetic,
         )
 
     jobs = [

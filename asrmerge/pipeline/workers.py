@@ -1,4 +1,4 @@
-"""Independent tasks in processes of one thread each: the same bytes whatever the number of workers."""
+"""Independent tasks in processes of one thread each, unless asked otherwise: the same bytes whatever the number of workers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.managers import SyncManager
 from queue import Queue
@@ -31,8 +32,11 @@ class Task:
     arguments: Mapping[str, Any]
 
 
-def run_tasks(tasks: Sequence[Task], workers: int, view: ProgressView) -> list[Any]:
+def run_tasks(tasks: Sequence[Task], workers: int, view: ProgressView, *, threads: int = 1) -> list[Any]:
     """The results in the order of ``tasks``; the first failure ends the others and is raised.
+
+    Args:
+        threads: of each process. Sums over several threads round by how many there are.
 
     Raises:
         AsrmergeError: a worker died (out of memory, killed), or what a task raised.
@@ -48,7 +52,7 @@ def run_tasks(tasks: Sequence[Task], workers: int, view: ProgressView) -> list[A
         drain.start()
         pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_follow_parent)
         try:
-            with _single_threaded_children():
+            with _threads_of_children(threads):
                 futures = [pool.submit(_call, task, queue) for task in tasks]
                 wait(futures, return_when=FIRST_EXCEPTION)
             for future, task in zip(futures, tasks, strict=True):
@@ -65,15 +69,15 @@ def run_tasks(tasks: Sequence[Task], workers: int, view: ProgressView) -> list[A
             drain.join()
 
 
-class _single_threaded_children:  # noqa: N801 (reads as a with-statement)
+@contextmanager
+def _threads_of_children(count: int) -> Iterator[None]:
     """Libraries read their thread counts when they load: set them in the environment that children inherit."""
-
-    def __enter__(self) -> None:
-        self._before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-        os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
-
-    def __exit__(self, *_: object) -> None:
-        for name, value in self._before.items():
+    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(count)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
