@@ -61,7 +61,6 @@ def repeat_loop(text: str, reference: str = "") -> RepeatLoop | None:
     real = [(phrase, repeats) for phrase, repeats in loops if repeats > 2 * _repeats_in(said, phrase)]
     if not real:
         return None
-    # Of phrases that repeat as often, the first is the shortest: twice a phrase is not another.
     phrase, repeats = max(real, key=lambda loop: loop[1])
     return RepeatLoop(" ".join(phrase), repeats)
 
@@ -71,12 +70,17 @@ def _longest_run(words: Sequence[str], length: int) -> tuple[list[str], int] | N
     best, place, run = 0, 0, 0
     for index in range(length, len(words)):
         run = run + 1 if words[index] == words[index - length] else 0
-        if run > best:
+        if run > best and not _repeats_itself(words[index - length + 1 : index + 1]):
             best, place = run, index
     repeats = (best + length) // length
     start = place - best - length + 1
     fewest = _FEWEST_REPEATS[min(length, len(_FEWEST_REPEATS)) - 1]
     return (list(words[start : start + length]), repeats) if repeats >= fewest else None
+
+
+def _repeats_itself(phrase: Sequence[str]) -> bool:
+    """Whether it is a shorter phrase twice or more, which then is the loop, and is compared with what was said."""
+    return any([*phrase[turn:], *phrase[:turn]] == list(phrase) for turn in range(1, len(phrase)))
 
 
 def _repeats_in(words: Sequence[str], phrase: Sequence[str]) -> int:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from asrmerge.errors import CheckpointError, ConfigError
 from asrmerge.recognizers import families
+from asrmerge.recognizers.feature_cache import FeatureCache
 from asrmerge.recognizers.loading import read_config
 
 Precision = Literal["float32", "bfloat16"]
@@ -124,7 +125,14 @@ class _Family(Protocol):
     model_types: tuple[str, ...]
 
     def load(
-        self, source: str, *, device: torch.device, dtype: torch.dtype, precision: Precision, language: str | None
+        self,
+        source: str,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        precision: Precision,
+        language: str | None,
+        feature_cache: FeatureCache | None,
     ) -> Recognizer: ...
 
 
@@ -135,6 +143,7 @@ def load_recognizer(
     dtype: torch.dtype = torch.float32,
     precision: Precision = "float32",
     language: str | None = None,
+    feature_cache: FeatureCache | None = None,
 ) -> Recognizer:
     """Load a checkpoint, whatever its family, ready to transcribe (in evaluation mode).
 
@@ -143,6 +152,8 @@ def load_recognizer(
         dtype: of the parameters in memory.
         precision: ``bfloat16`` computes under autocast; the parameters stay in ``dtype``.
         language: of multilingual Whisper models, a name or code; elsewhere without effect.
+        feature_cache: where features are kept for other models of the same feature extractor; for families whose features cost
+            something beside the model, elsewhere without effect.
 
     Raises:
         CheckpointError: ``source`` is missing, incomplete, or of a family that is not known.
@@ -158,6 +169,7 @@ def load_recognizer(
         dtype=dtype,
         precision=precision,
         language=language,
+        feature_cache=feature_cache,
     )
 
 

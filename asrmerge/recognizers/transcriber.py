@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
 
 from asrmerge.errors import ConfigError
 from asrmerge.recognizers.ctranslate2_backend import CTranslate2Whisper, is_ctranslate2, load_ctranslate2
+from asrmerge.recognizers.feature_cache import FeatureCache
 from asrmerge.recognizers.recognizer import Recognizer, load_recognizer
 
 
 def load_transcriber(
-    source: str, *, device: str = "auto", precision: str | None = None, language: str | None = None
+    source: str,
+    *,
+    device: str = "auto",
+    precision: str | None = None,
+    language: str | None = None,
+    feature_cache: FeatureCache | None = None,
 ) -> Recognizer | CTranslate2Whisper:
     """Load ``source``: a local folder, exported for CTranslate2 or not, or a hub id.
 
@@ -20,6 +27,7 @@ def load_transcriber(
         device: ``auto`` (a GPU that CUDA knows, else the CPU), ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
         precision: ``float32`` (the default) or ``bfloat16``; of an exported model, one of CTranslate2's compute types.
         language: of multilingual Whisper models.
+        feature_cache: as ``load_recognizer`` has it; an exported model computes its features anew.
 
     Raises:
         CheckpointError: there is no usable model.
@@ -28,7 +36,8 @@ def load_transcriber(
     device = _device(device)
     if is_ctranslate2(source):
         return load_ctranslate2(source, device=device, precision=precision, language=language)
-    return load_recognizer(source, device=device, precision=precision or "float32", language=language)  # type: ignore[arg-type]
+    chosen: Any = precision or "float32"  # load_recognizer refuses what it does not know
+    return load_recognizer(source, device=device, precision=chosen, language=language, feature_cache=feature_cache)
 
 
 def _device(name: str) -> str:

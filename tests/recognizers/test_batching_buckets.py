@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from threading import Barrier
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asrmerge.recognizers.batching import length_buckets, map_batches
+from asrmerge.recognizers.batching import batch_threads, length_buckets, map_batches
 from asrmerge.recognizers.windows import split_at_pauses
 
 
@@ -43,3 +47,23 @@ def test_split_keeps_every_sample_within_the_window(samples: int, window: int) -
     pieces = split_at_pauses(audio, window=window, sampling_rate=160)
     assert all(len(piece) <= window for piece in pieces)
     np.testing.assert_array_equal(np.concatenate(pieces), audio)
+
+
+def test_threads_take_a_batch_each_and_compute_it_alone() -> None:
+    usual = torch.get_num_threads()
+    meeting = Barrier(2, timeout=30)  # breaks unless two batches are under way at a time
+
+    def function(indices: Sequence[int]) -> list[tuple[int, int, bool]]:
+        meeting.wait()
+        return [(index, torch.get_num_threads(), torch.is_grad_enabled()) for index in indices]
+
+    assert map_batches([[3, 1], [0, 2]], function, threads=2) == [(index, 1, False) for index in range(4)]
+    assert torch.get_num_threads() == usual and torch.is_grad_enabled()
+    with pytest.raises(ZeroDivisionError):
+        map_batches([[0], [1]], lambda indices: [1 // index for index in indices], threads=2)
+    assert torch.get_num_threads() == usual
+
+
+def test_a_processor_computes_a_batch_for_each_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert [batch_threads(torch.device(name)) for name in ("cpu", "cuda", "mps")] == [3, 1, 1]

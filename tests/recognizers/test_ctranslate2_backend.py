@@ -17,7 +17,6 @@ from asrmerge.recognizers import load_recognizer
 from asrmerge.recognizers.ctranslate2_backend import is_ctranslate2, load_ctranslate2
 from asrmerge.recognizers.exporting import export_whisper
 from asrmerge.recognizers.transcriber import load_transcriber
-from asrmerge.transcribing.timing import whisper as timing
 
 Make = Callable[..., Path]
 Noises = Callable[..., list[np.ndarray]]
@@ -58,7 +57,7 @@ def test_timestamps_and_long_audio_are_decoded_alike(
     audio = noises(0.3, 1.0, 1.7, 4.2, seed=seed)
     assert theirs.transcribe(audio) == ours.transcribe(audio)
     for samples in audio:
-        one, other = timing.long_form(ours, samples), theirs.long_form(samples)
+        one, other = ours.long_form(samples), theirs.long_form(samples)
         assert other.text == one.text and [segment.text for segment in other.segments] == [part.text for part in one.segments]
         for side in ("start", "end"):
             times = [[getattr(segment, side) for segment in found.segments] for found in (one, other)]

@@ -22,9 +22,10 @@ from transformers import (
 )
 
 from asrmerge.errors import CheckpointError
-from asrmerge.recognizers.batching import length_buckets, map_batches
+from asrmerge.recognizers.batching import batch_threads, length_buckets, map_batches
 from asrmerge.recognizers.computing import autocast, evaluating
 from asrmerge.recognizers.fast_linear import fast_linear
+from asrmerge.recognizers.feature_cache import FeatureCache
 from asrmerge.recognizers.loading import load_model, load_processor, save_checkpoint
 from asrmerge.recognizers.partition import Part, names_in, norms_in, partition
 from asrmerge.recognizers.recognizer import DecodingSettings, Precision
@@ -117,7 +118,11 @@ class CtcRecognizer:
             equal=not self.padding_is_neutral(),
         )
         with evaluating(self.model), torch.inference_mode(), fast_linear(self.model):
-            found = map_batches(batches, lambda places: self._paths(self.features([audio[short[place]] for place in places])))
+            found = map_batches(
+                batches,
+                lambda places: self._paths(self.features([audio[short[place]] for place in places])),
+                threads=batch_threads(self.model.device),
+            )
             paths = dict(zip(short, found, strict=True)) | {index: self._long_path(audio[index], batch_seconds) for index in long}
         texts: list[str] = self.processor.tokenizer.batch_decode([paths[index] for index in range(len(audio))])
         return texts
@@ -219,7 +224,9 @@ class CtcRecognizer:
     def _positions_per_frame(self) -> int:
         config = self.model.config
         adapter = config.adapter_stride**config.num_adapter_layers if getattr(config, "add_adapter", False) else 1
-        return int(math.prod(getattr(config, "conv_stride", ())) * adapter)
+        # wav2vec2-BERT takes filterbanks, whatever strides its config may name.
+        strides = config.conv_stride if self.model.main_input_name == "input_values" else ()
+        return int(math.prod(strides) * adapter)
 
     def _logits(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Float32 logits ``[batch, frames, vocabulary]`` and how many frames of each row are real."""
@@ -244,8 +251,19 @@ class CtcRecognizer:
         return spelt[:-1] if spelt[-1:] == [separator] else spelt
 
 
-def load(source: str, *, device: torch.device, dtype: torch.dtype, precision: Precision, language: str | None) -> CtcRecognizer:
-    """Load a CTC checkpoint; ``language`` has no effect here.
+def load(
+    source: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    precision: Precision,
+    language: str | None,
+    feature_cache: FeatureCache | None,
+) -> CtcRecognizer:
+    """Load a CTC checkpoint.
+
+    ``language`` and ``feature_cache`` have no effect here: the models take samples as they are, and the filterbanks of
+    wav2vec2-BERT cost about a two-hundredth of what its encoder does.
 
     Raises:
         CheckpointError: weights, tokenizer or feature extractor are missing or do not fit.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,15 +18,17 @@ from transformers.models.whisper.modeling_whisper import shift_tokens_right
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from asrmerge.errors import AudioError, CheckpointError, ConfigError, ManifestError
-from asrmerge.recognizers.batching import map_batches
+from asrmerge.recognizers.batching import batch_threads, map_batches
 from asrmerge.recognizers.computing import autocast, evaluating
 from asrmerge.recognizers.fast_linear import fast_linear
 from asrmerge.recognizers.feature_cache import FeatureCache
 from asrmerge.recognizers.greedy import TokenRules, greedy_tokens
 from asrmerge.recognizers.loading import load_model, load_processor, save_checkpoint
+from asrmerge.recognizers.long_form_generation import generate_long_form
 from asrmerge.recognizers.partition import Part, names_in, norms_in, partition
 from asrmerge.recognizers.recognizer import DecodingSettings, Precision
 from asrmerge.recognizers.windows import split_at_pauses
+from asrmerge.speech.timed_text import TimedText
 
 model_types = ("whisper",)
 
@@ -133,10 +134,15 @@ class WhisperRecognizer:
             AudioError: an utterance is longer than the window.
         """
         rows = self._rows(batch_seconds)
+        batches = [range(len(audio))[start : start + rows] for start in range(0, len(audio), rows)]
         with evaluating(self.model), torch.no_grad(), fast_linear(self.model):
-            chunks = [self._encode(audio[start : start + rows]) for start in range(0, len(audio), rows)]
+            states = map_batches(
+                batches,
+                lambda indices: list(self._encode([audio[index] for index in indices])),
+                threads=batch_threads(self.model.device),
+            )
         config = self.model.config
-        return torch.cat(chunks) if chunks else torch.empty(0, config.max_source_positions, config.d_model)
+        return torch.stack(states) if states else torch.empty(0, config.max_source_positions, config.d_model)
 
     def transcribe(
         self, audio: Sequence[np.ndarray], *, batch_seconds: float = 60.0, encoder_states: Tensor | None = None
@@ -165,7 +171,7 @@ class WhisperRecognizer:
                 self.window_seconds, way,
             )  # fmt: skip
         with evaluating(self.model), torch.inference_mode(), fast_linear(self.model):
-            whole = {index: self._transcribe_long(audio[index]) for index in long} if self.has_timestamps else {}
+            whole = {index: self.long_form(audio[index]).text for index in long} if self.has_timestamps else {}
             pieces = [
                 (index, piece)
                 for index, samples in enumerate(audio)
@@ -177,6 +183,11 @@ class WhisperRecognizer:
         for (index, _), text in zip(pieces, texts, strict=True):
             parts[index].append(text)
         return [" ".join(filter(None, part)) for part in parts]
+
+    def long_form(self, samples: np.ndarray) -> TimedText:
+        """The transcript of one recording of any length with its own segments; needs timestamps."""
+        with evaluating(self.model), fast_linear(self.model), autocast(self.model.device, self.precision):
+            return generate_long_form(self.model, self.processor, samples, prompt=self.prompt)
 
     def decoding_settings(self) -> DecodingSettings:
         """Greedy search from the prompt: which tokens are barred, how many there may be, what happens beyond the window."""
@@ -282,7 +293,7 @@ class WhisperRecognizer:
         return self._own(states)
 
     def _transcribe_windows(self, audio: Sequence[np.ndarray], batch_seconds: float, encoder_states: Tensor | None) -> list[str]:
-        def decode(indices: Sequence[int]) -> list[str]:
+        def decode(indices: Sequence[int]) -> list[list[int]]:
             states = (
                 self._encode([audio[index] for index in indices])
                 if encoder_states is None
@@ -290,36 +301,15 @@ class WhisperRecognizer:
             )
             limits = [self.token_bound(len(audio[index])) for index in indices]
             with autocast(self.model.device, self._decoder_precision):
-                tokens = greedy_tokens(self.model, states, prompt=self.prompt, limits=limits, rules=self._rules)
-            texts: list[str] = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            return [text.strip() for text in texts]
+                return greedy_tokens(self.model, states, prompt=self.prompt, limits=limits, rules=self._rules)
 
         # Sorted by length although each row is padded to the window: short utterances end together.
         rows = self._rows(batch_seconds)
         order = sorted(range(len(audio)), key=lambda index: -len(audio[index]))
-        return map_batches([order[start : start + rows] for start in range(0, len(order), rows)], decode)
-
-    def _transcribe_long(self, samples: np.ndarray) -> str:
-        # One at a time: batches of long-form generation depend on each other through the segments that they seek to.
-        inputs = self.processor.feature_extractor(
-            samples, sampling_rate=self.sampling_rate, truncation=False, padding="longest", return_attention_mask=True,
-            return_tensors="pt",
-        )  # fmt: skip
-        settings = copy.deepcopy(self.model.generation_config)
-        settings.forced_decoder_ids = None
-        settings.num_beams, settings.do_sample = 1, False
-        language = {}
-        if self._is_multilingual:
-            code = self.processor.tokenizer.convert_ids_to_tokens(self.prompt[1])
-            language = {"language": code.strip("<|>"), "task": "transcribe"}
-        with autocast(self.model.device, self.precision):
-            tokens = self.model.generate(
-                inputs.input_features.to(self.model.device, self.model.dtype),
-                attention_mask=inputs.attention_mask.to(self.model.device),
-                generation_config=settings, return_timestamps=True, condition_on_prev_tokens=False, **language,
-            )  # fmt: skip
-        text: str = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)[0]
-        return text.strip()
+        batches = [order[start : start + rows] for start in range(0, len(order), rows)]
+        tokens = map_batches(batches, decode, threads=batch_threads(self.model.device))
+        tokenizer = self.processor.tokenizer
+        return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in tokens]
 
     def _frontend(self) -> list[Part]:
         encoder = self.model.model.encoder
@@ -341,7 +331,13 @@ class WhisperRecognizer:
 
 
 def load(
-    source: str, *, device: torch.device, dtype: torch.dtype, precision: Precision, language: str | None
+    source: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    precision: Precision,
+    language: str | None,
+    feature_cache: FeatureCache | None,
 ) -> WhisperRecognizer:
     """Load a Whisper checkpoint.
 
@@ -369,6 +365,7 @@ def load(
         # Names and terms are spelt in shorter tokens than plain text: half as long, but never shorter than a letter.
         tokens_per_second=_LETTERS_PER_SECOND / max(1.0, letters_per_token / 2),
         precision=precision,
+        feature_cache=feature_cache,
     )
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
-from asrmerge.recognizers.computing import autocast, evaluating
 from asrmerge.recognizers.ctranslate2_backend import CTranslate2Whisper
 from asrmerge.recognizers.families.whisper import WhisperRecognizer
 from asrmerge.recognizers.windows import split_at_pauses
@@ -33,7 +30,7 @@ def transcribe(recognizer: Whisper, audio: Sequence[np.ndarray], *, times: Times
     texts = iter(recognizer.transcribe([piece for pieces in cut for piece in pieces], batch_seconds=batch_seconds))
     second = times == "best" and recognizer.has_timestamps
     return [
-        long_form(recognizer, samples) if whole else _join(recognizer, [(piece, next(texts)) for piece in pieces], second)
+        recognizer.long_form(samples) if whole else _join(recognizer, [(piece, next(texts)) for piece in pieces], second)
         for samples, whole, pieces in zip(audio, long, cut, strict=True)
     ]
 
@@ -44,35 +41,7 @@ def _join(recognizer: Whisper, pieces: Sequence[tuple[np.ndarray, str]], second_
     for samples, text in pieces:
         seconds = len(samples) / recognizer.sampling_rate
         if text:
-            own = project(text, long_form(recognizer, samples).segments) if second_pass else ()
+            own = project(text, recognizer.long_form(samples).segments) if second_pass else ()
             segments += [segment.shifted(position) for segment in own or (Segment(0.0, seconds, text),)]
         position += seconds
     return TimedText(" ".join(text for _, text in pieces if text), tuple(segments))
-
-
-def long_form(recognizer: Whisper, samples: np.ndarray) -> TimedText:
-    """The text and segments of one recording, decoded with timestamps as ``recognizer.transcribe`` does beyond the window."""
-    if isinstance(recognizer, CTranslate2Whisper):
-        return recognizer.long_form(samples)
-    model, tokenizer = recognizer.model, recognizer.processor.tokenizer
-    inputs = recognizer.processor.feature_extractor(
-        samples, sampling_rate=recognizer.sampling_rate, truncation=False, padding="longest", return_attention_mask=True,
-        return_tensors="pt",
-    )  # fmt: skip
-    settings = copy.deepcopy(model.generation_config)
-    settings.forced_decoder_ids = None
-    settings.num_beams, settings.do_sample = 1, False
-    language = {}
-    if len(recognizer.prompt) > 2:
-        language = {"language": tokenizer.convert_ids_to_tokens(recognizer.prompt[1]).strip("<|>"), "task": "transcribe"}
-    with evaluating(model), torch.inference_mode(), autocast(model.device, recognizer.precision):
-        output = model.generate(
-            inputs.input_features.to(model.device, model.dtype), attention_mask=inputs.attention_mask.to(model.device),
-            generation_config=settings, return_timestamps=True, return_segments=True, condition_on_prev_tokens=False, **language,
-        )  # fmt: skip
-    segments = [
-        Segment(float(one["start"]), float(one["end"]), tokenizer.decode(one["tokens"], skip_special_tokens=True).strip())
-        for one in output["segments"][0]
-    ]
-    text = tokenizer.decode(output["sequences"][0], skip_special_tokens=True).strip()
-    return TimedText(text, tuple(segment for segment in segments if segment.text))
