@@ -85,7 +85,7 @@ def _evaluate(
         audio,
         normalizer=config.evaluation.normalizer,
         workers=config.workers,
-        precision=config.precision,
+        precision=config.arithmetic,
     ) as evaluate:
         for number, candidate in enumerate(candidates, start=1):
             try:

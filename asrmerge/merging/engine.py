@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from asrmerge.merging.plan import MergePlan, PlannedUnit, plan_merge
 from asrmerge.merging.recipe import Recipe
 from asrmerge.merging.references import open_model
 from asrmerge.merging.units import is_variance
+from asrmerge.processors import processor_count
 
 PIECE = 1 << 19  # elements of a tensor that are merged at once where the method allows it: pieces stay in the processor's cache
 MEMORY = 1 << 30  # bytes of tensors in work at once, save that one parameter always fits
@@ -100,7 +100,7 @@ def merge_to_folder(
     planned = dict(zip(plan.names, plan.experts, strict=True)) | {"base": plan.donor}
     extra |= vocabulary_files(planned.get(recipe.donor or "base", plan.donor), config)
     with (
-        _workers(workers or _processors()) as pool,
+        _workers(workers or processor_count()) as pool,
         checkpoint_writer(output, plan.specs, donor=donor.folder, extra_files=extra, config=config) as writer,
     ):
         provenance = pool.submit(_provenance, recipe, plan, base, experts, hashes or {})
@@ -190,10 +190,6 @@ def _workers(count: int) -> Iterator[ThreadPoolExecutor]:
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _provenance(
