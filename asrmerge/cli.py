@@ -81,23 +81,20 @@ def merge(
     workers: Annotated[int | None, typer.Option(min=1, help="Threads; by default one per processor.")] = None,
 ) -> None:
     """Merge checkpoints, or LoRA adapters, by a recipe into a folder that from_pretrained loads."""
-    from asrmerge.early_hashes import early_hashes
+    from asrmerge.adapters.recipe import AdapterRecipe, is_adapter_recipe, merge_adapters_to_folder
+    from asrmerge.merging.engine import merge_to_folder
+    from asrmerge.merging.recipe import Recipe, read_yaml
+    from asrmerge.progress import ProgressView
 
-    with early_hashes(recipe) as hashes:
-        from asrmerge.adapters.recipe import AdapterRecipe, is_adapter_recipe, merge_adapters_to_folder
-        from asrmerge.merging.engine import merge_to_folder
-        from asrmerge.merging.recipe import Recipe, read_yaml
-        from asrmerge.progress import ProgressView
-
-        content = read_yaml(recipe)
-        if is_adapter_recipe(content):
-            adapters = AdapterRecipe.from_content(content, str(recipe))
-            merge_adapters_to_folder(adapters, output)
-            typer.echo(f"merged {'adapter' if adapters.output == 'adapter' else 'model  '} {output}")
-            return
-        checked = Recipe.from_content(content, str(recipe))
-        with ProgressView() as view:
-            merge_to_folder(checked, output, hashes=hashes, workers=workers, on_progress=view.task("merging"))
+    content = read_yaml(recipe)
+    if is_adapter_recipe(content):
+        adapters = AdapterRecipe.from_content(content, str(recipe))
+        merge_adapters_to_folder(adapters, output)
+        typer.echo(f"merged {'adapter' if adapters.output == 'adapter' else 'model  '} {output}")
+        return
+    checked = Recipe.from_content(content, str(recipe))
+    with ProgressView() as view:
+        merge_to_folder(checked, output, workers=workers, on_progress=view.task("merging"))
     typer.echo(f"merged model  {output}")
 
 

@@ -63,7 +63,7 @@ def run_report(
         general=GENERAL if GENERAL in data else None,
         hypotheses=hypotheses,
         search=search_history(search),
-        recipe=read_recipe(Path(models["merged"]), base=config.base),
+        recipe=read_recipe(Path(models["merged"])),
         run=RunFacts(
             command=command,
             seeds={"run": config.seed},
@@ -94,10 +94,11 @@ def evaluation_report(
     own = {model: name for name, model in scorecard.experts.items()}
     sources = {system.name: system.source for system in systems if system.transcribes}
     folder = Path(sources[candidate]) if candidate in sources else None
+    base = next((system.given for system in systems if system.transcribes and system.name == scorecard.base), None)
     return ReportData(
         title=suite.name,
         family=_family(sources.get(candidate)),
-        base=sources.get(scorecard.base or ""),
+        base=base,
         scorecard=scorecard,
         models=tuple(ReportModel(name, _role(name, scorecard, own), domain=own.get(name)) for name in scorecard.models),
         general=suite.general,
@@ -124,11 +125,8 @@ def describe_model(data: ReportData, corpora: Mapping[str, str | None]) -> str:
     return model_card(data, inputs, {name: _origin(corpus) for name, corpus in corpora.items() if corpus is not None})
 
 
-def read_recipe(folder: Path, *, base: str | None = None) -> RecipeRecord | None:
-    """How the weights in ``folder`` were merged; ``None`` where it does not say.
-
-    ``base``: what to call the base, in place of the path that it was read from.
-    """
+def read_recipe(folder: Path) -> RecipeRecord | None:
+    """How the weights in ``folder`` were merged; ``None`` where it does not say."""
     if not (folder / RECIPE_FILE).is_file():
         return None
     recipe = Recipe.read(folder / RECIPE_FILE)
@@ -138,7 +136,7 @@ def read_recipe(folder: Path, *, base: str | None = None) -> RecipeRecord | None
         MergeInput(expert.name, expert.model, float(np.mean(expert.weight)), hashes.get(expert.name)) for expert in recipe.experts
     ]
     if recipe.base is not None:
-        inputs.insert(0, MergeInput("base", base or recipe.base, None, hashes.get("base")))
+        inputs.insert(0, MergeInput("base", recipe.base, None, hashes.get("base")))
     return RecipeRecord(
         method=recipe.method,
         inputs=tuple(inputs),

@@ -90,7 +90,7 @@ def run_pipeline(
     uniform = next(candidate for candidate in fixed_candidates(list(experts), ()) if candidate.kind == "uniform")
     models = {BASE: base, **experts} | ({JOINT: trained[JOINT]} if JOINT in trained else {})
     for name, candidate in ((UNIFORM, uniform), (MERGED, search.best.candidate)):
-        models[name] = str(_merge(candidate, base, experts, hashes, folder / name, stages))
+        models[name] = str(_merge(candidate, config.base, experts, hashes, folder / name, stages))
     # Each model is hashed once in a run: of large ones, that is minutes.
     hashes |= {name: Checkpoint.open(source).hash() for name, source in models.items() if name not in hashes}
     transcripts = transcribe_models(

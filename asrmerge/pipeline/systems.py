@@ -22,10 +22,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 @dataclass(frozen=True)
 class System:
-    """A model by its source, or with ``outputs`` (set → file) the transcripts of one."""
+    """A model by its source, or with ``outputs`` (set → file) the transcripts of one; ``given`` is what the user called it."""
 
     name: str
     source: str
+    given: str
     outputs: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
@@ -101,17 +102,17 @@ def _system(name: str, source: str, sets: Sequence[str]) -> System:
     has_format = bool(colon) and prefix in find_formats(formats)
     path = Path((rest if has_format else source).split(",")[0]).expanduser()
     if SET in source:
-        return System(name, source, {one: source.replace(SET, one) for one in sets})
+        return System(name, source, source, {one: source.replace(SET, one) for one in sets})
     if has_format or path.is_file():
         if len(sets) > 1:
             raise ConfigError(
                 f"{name}={source}: there are {len(sets)} sets ({', '.join(sets)}): give a file for each, with {SET} in the path "
                 "in place of the set's name."
             )
-        return System(name, source, {sets[0]: source})
+        return System(name, source, source, {sets[0]: source})
     if path.is_dir() and not source.startswith(EMBEDDED) and not any(map(_marks_model, path.iterdir())):
-        return System(name, source, {one: str(_file_of(path, one, len(sets), name)) for one in sets})
-    return System(name, resolve_model(source))
+        return System(name, source, source, {one: str(_file_of(path, one, len(sets), name)) for one in sets})
+    return System(name, resolve_model(source), source)
 
 
 def _marks_model(file: Path) -> bool:

@@ -73,7 +73,8 @@ def _open(source: Source, place: str) -> _Table:
     try:
         import datasets  # type: ignore[import-untyped]
     except ImportError as error:
-        raise ManifestError(f"{place}: reading it takes the library 'datasets'; install it (pip install 'asrmerge[datasets]').") from error
+        remedy = "install it (pip install 'asrmerge[datasets]')"
+        raise ManifestError(f"{place}: reading it takes the library 'datasets'; {remedy}.") from error
     limit = source.options.get("limit", "0")
     if not limit.isdigit():
         raise ManifestError(f"{place}: the option 'limit' is '{limit}'; write a whole number.")
