@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from pkgutil import iter_modules
-
 from asrmerge.adapters import methods as package
 from asrmerge.adapters.factors import FactorMethod
 from asrmerge.errors import ConfigError
+from asrmerge.plugins import objects_in
 from asrmerge.validation import suggest
 
 DEFAULT_METHOD = "product"
@@ -15,10 +13,7 @@ DEFAULT_METHOD = "product"
 
 def find_adapter_methods() -> dict[str, FactorMethod]:
     """Every method by name, sorted."""
-    # Files that start with an underscore are helpers. Python keeps imported modules, so this is cheap after the first time.
-    names = [module.name for module in iter_modules(package.__path__) if not module.name.startswith("_")]
-    methods: list[FactorMethod] = [import_module(f"{package.__name__}.{name}").method for name in names]
-    return {method.name: method for method in sorted(methods, key=lambda method: method.name)}
+    return objects_in(package, "method")
 
 
 def get_adapter_method(name: str) -> FactorMethod:

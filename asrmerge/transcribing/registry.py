@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import Protocol
 
 from asrmerge.errors import ConfigError
+from asrmerge.plugins import objects_in
 from asrmerge.speech.timed_text import Times
 from asrmerge.transcribing import formats as package
 from asrmerge.transcribing.transcript import Transcript
@@ -41,8 +40,7 @@ class Format(Protocol):
 
 def find_formats() -> dict[str, Format]:
     """Every format by name, sorted."""
-    found: list[Format] = [import_module(f"{package.__name__}.{module.name}").format for module in iter_modules(package.__path__)]
-    return {one.name: one for one in sorted(found, key=lambda one: one.name)}
+    return objects_in(package, "format")
 
 
 def get_format(name: str | None, output: Path | None) -> Format:

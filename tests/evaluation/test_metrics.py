@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asrmerge import plugins
 from asrmerge.errors import ConfigError
-from asrmerge.evaluation import metric_registry
 from asrmerge.evaluation.alignment import sclite_paths
 from asrmerge.evaluation.counts import align
 from asrmerge.evaluation.domain_table import levenshtein_paths
@@ -135,7 +135,7 @@ class Doubled:
 
 def plug_in(monkeypatch: pytest.MonkeyPatch, load: object) -> None:
     point = SimpleNamespace(name="mine", value="mine:metric", load=load)
-    monkeypatch.setattr(metric_registry, "entry_points", lambda group: [point] if group == "asrmerge.metrics" else [])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point] if group == "asrmerge.metrics" else [])
 
 
 def test_a_plugin_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,15 +5,16 @@ from types import SimpleNamespace
 
 import pytest
 
+from asrmerge import plugins
 from asrmerge.catalogue import describe_method, list_methods
 from asrmerge.errors import ConfigError
-from asrmerge.merging import Method, Parameters, find_methods, get_method, registry
+from asrmerge.merging import Method, Parameters, find_methods, get_method
 from asrmerge.validation import validate
 
 
 def plugged(monkeypatch, loads, name="median"):
     point = SimpleNamespace(name=name, value="plug:method", load=loads)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == "asrmerge.methods" else [])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point] if group == "asrmerge.methods" else [])
 
 
 def plugin(name):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
 from asrmerge.errors import ManifestError
+from asrmerge.plugins import objects_in
 from asrmerge.validation import suggest
 
 
@@ -55,8 +54,7 @@ class Source:
 
 def find_formats(package: ModuleType) -> dict[str, Any]:
     """The ``format`` of every module of ``package``, by name, sorted."""
-    formats = [import_module(f"{package.__name__}.{module.name}").format for module in iter_modules(package.__path__)]
-    return {one.name: one for one in sorted(formats, key=lambda one: str(one.name))}
+    return objects_in(package, "format")
 
 
 def choose_format(formats: Mapping[str, AnyFormat], text: str) -> tuple[AnyFormat, Source]:
