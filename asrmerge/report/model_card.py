@@ -25,10 +25,12 @@ _OURS = "<!-- model card by asrmerge -->"
 
 
 def write_model_card(folder: Path | str, text: str) -> None:
-    """Write ``text`` as the folder's README.md, atomically; one that is not asrmerge's is kept as README.base.md."""
+    """Write ``text`` as the folder's README.md, atomically, unless it stands there; another's is kept as README.base.md."""
     readme = Path(folder) / README
     if readme.is_file():
         found = readme.read_bytes()
+        if found == text.encode():
+            return
         if _OURS.encode() not in found:
             with atomic_file(readme.with_name(DONORS)) as stream:
                 stream.write(found)

@@ -17,6 +17,15 @@ from asrmerge.speech.grammar import read_grammar
 DOMAINS = ("conversation", "general", "legal", "medical", "technical")
 TESTS = {"MP": "mapsswe", "SI": "sign", "WI": "wilcoxon", "MN": "mcnemar"}
 
+
+def human_speech() -> tuple[list[str], list[str], list[str]]:
+    """References, and what a real Whisper and its int8 export recognised, normalised."""
+    text = (Path(__file__).parent / "data" / "human_speech.tsv").read_text(encoding="utf-8")
+    rows = [line.split("\t") for line in text.splitlines() if not line.startswith("#")]
+    references, first, second = (list(column) for column in zip(*rows, strict=True))
+    return references, first, second
+
+
 needs_sctk = pytest.mark.skipif(shutil.which("sctk") is None, reason="NIST's SCTK is not installed (apt install sctk)")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sctk_runner import domain_texts, misrecognise, needs_sctk, random_texts, sclite, sclite_moves
+from sctk_runner import domain_texts, human_speech, misrecognise, needs_sctk, random_texts, sclite, sclite_moves
 
 from asrmerge.evaluation import alignment
 from asrmerge.evaluation.alignment import sclite_paths
@@ -41,6 +41,14 @@ def test_misrecognised_speech_is_counted_as_by_sclite(tmp_path: Path, rate: floa
     assert [(count.substitutions, count.deletions, count.insertions) for count in counts] == [
         tuple(moves.count(letter) for letter in "SDI") for moves in expected
     ]
+
+
+@needs_sctk
+def test_human_speech_is_aligned_as_by_sclite(tmp_path: Path) -> None:
+    references, first, second = human_speech()
+    assert len(references) == 135
+    for name, hypotheses in (("first", first), ("second", second)):
+        assert moves_of(references, hypotheses) == sclite_moves(sclite(tmp_path / name, references, hypotheses))
 
 
 def test_ties_are_broken_as_by_sclite() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from sctk_runner import domain_texts, misrecognise, needs_sctk, random_texts, sc_stats, sclite
+from sctk_runner import domain_texts, human_speech, misrecognise, needs_sctk, random_texts, sc_stats, sclite
 
 from asrmerge.evaluation.mapsswe import mapsswe
 from asrmerge.evaluation.paired_tests import PairedTest
@@ -48,6 +48,12 @@ def test_random_texts_are_judged_as_by_sc_stats(tmp_path: Path, seed: int) -> No
 def test_misrecognised_speech_is_judged_as_by_sc_stats(tmp_path: Path, one: float, other: float) -> None:
     references = domain_texts(500)
     check(tmp_path, references, misrecognise(references, one, seed=1), misrecognise(references, other, seed=2))
+
+
+@needs_sctk
+def test_two_models_on_human_speech_are_judged_as_by_sc_stats(tmp_path: Path) -> None:
+    test = check(tmp_path, *human_speech())
+    assert test.units > 10 and not test.significant()
 
 
 @pytest.mark.parametrize(
