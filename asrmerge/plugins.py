@@ -20,7 +20,7 @@ def objects_in(package: ModuleType, attribute: str) -> dict[str, Any]:
     return {one.name: one for one in sorted(found, key=lambda one: str(one.name))}
 
 
-def with_plugins(own: Mapping[str, Any], group: str, kind: type, parts: str) -> dict[str, Any]:
+def with_plugins(own: Mapping[str, Any], group: str, kind: type[Any], parts: str) -> dict[str, Any]:
     """``own`` and the entry points of ``group``, by name, sorted.
 
     Args:
