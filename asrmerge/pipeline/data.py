@@ -95,7 +95,7 @@ def synthesize_task(report: Report, name: str, source: SynthesisSource, cache: P
         counts,
         cache,
         maximum_seconds=source.maximum_seconds,
-        on_utterance=_counter(report, total),
+        on_utterance=counter(report, total),
     )
     splits = {split: read_manifest(manifests[split], domain=name) if split in manifests else () for split in SPLITS}
     if not splits["validation"] or not splits["test"]:
@@ -103,7 +103,8 @@ def synthesize_task(report: Report, name: str, source: SynthesisSource, cache: P
     return DomainData(name, splits["train"], splits["validation"], splits["test"])
 
 
-def _counter(report: Report, total: int) -> Callable[[], None]:
+def counter(report: Report, total: int) -> Callable[[], None]:
+    """To be called for each utterance; every twentieth and the last are reported."""
     done = 0
 
     def count() -> None:

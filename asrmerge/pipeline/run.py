@@ -19,14 +19,13 @@ from asrmerge.errors import ConfigError
 from asrmerge.evaluation.normalizers import normalizer
 from asrmerge.evaluation.scorecard import build_scorecard
 from asrmerge.evaluation.slices import DURATION, SPEAKER, known_slices
-from asrmerge.evaluation.terms import normalize_terms
 from asrmerge.files import hash_content, write_text
 from asrmerge.merging.engine import merge_to_folder
 from asrmerge.pipeline.data import GENERAL, DomainData, content_key, prepare_data
 from asrmerge.pipeline.evaluating import DecodingOptions, transcribe_models
 from asrmerge.pipeline.reporting import describe_model, run_report
 from asrmerge.pipeline.stages import StageStore
-from asrmerge.pipeline.suite_sets import LEARNT_FILE, check_leakage
+from asrmerge.pipeline.suite_sets import LEARNT_FILE, check_leakage, domain_terms
 from asrmerge.pipeline.training import JOINT, train_experts
 from asrmerge.progress import ProgressView
 from asrmerge.recognizers.recognizer import find_family
@@ -40,7 +39,6 @@ from asrmerge.search.evaluator import CandidateEvaluator
 from asrmerge.search.objective import Objective
 from asrmerge.search.result import SearchResult, Trial
 from asrmerge.search.study import search_coefficients
-from asrmerge.speech.domains import load_domain
 from asrmerge.speech.grammar import SPLITS, Split
 from asrmerge.speech.manifest import write_manifest
 
@@ -131,10 +129,10 @@ def run_pipeline(
 
 
 def _terms(config: RunConfig) -> dict[str, tuple[str, ...]]:
-    """The terms of the synthesised domains; without those of which the normaliser leaves nothing, as Whisper's does of 'uh'."""
+    """The terms of the synthesised domains."""
     normalize = normalizer(config.evaluation.normalizer)
     return {
-        name: normalize_terms(load_domain(source.synthesize.domain).terms, normalize)
+        name: domain_terms(source.synthesize.domain, normalize)
         for name, source in config.domains.items()
         if source.synthesize is not None
     }

@@ -11,6 +11,7 @@ from asrmerge.errors import ManifestError
 from asrmerge.evaluation.leakage import check_disjoint, near_duplicates
 from asrmerge.evaluation.normalizers import Normalizer
 from asrmerge.evaluation.terms import normalize_terms, read_terms
+from asrmerge.pipeline.data import counter
 from asrmerge.pipeline.workers import Report, Task, run_tasks
 from asrmerge.progress import ProgressView
 from asrmerge.speech.corpora import read_corpus
@@ -56,16 +57,9 @@ def read_sets(suite: Suite, cache: Path, view: ProgressView, *, workers: int, de
 
 def synthesize_task(report: Report, name: str, source: SynthesisedSet, cache: Path) -> tuple[str, tuple[Utterance, ...]]:
     """One set's speech, in a worker."""
-    done = 0
-
-    def count() -> None:
-        nonlocal done
-        done += 1
-        report(done, source.test)
-
     domain = load_domain(source.domain)
     manifests = synthesize_domain(
-        domain, {"test": source.test}, cache, maximum_seconds=source.maximum_seconds, on_utterance=count
+        domain, {"test": source.test}, cache, maximum_seconds=source.maximum_seconds, on_utterance=counter(report, source.test)
     )
     return name, read_manifest(manifests["test"], domain=name)
 
@@ -78,13 +72,18 @@ def set_terms(sets: Mapping[str, EvaluationSet], normalize: Normalizer) -> dict[
     """
     found = {}
     for name, one in sets.items():
-        domain = one.terms if one.terms in shipped_domains() else one.synthesize.domain if one.synthesize else None
-        if domain is not None and (one.terms is None or one.terms == domain):
-            # Without those of which the normaliser leaves nothing, as Whisper's does of "uh".
-            found[name] = normalize_terms(load_domain(domain).terms, normalize)
+        if one.terms in shipped_domains():
+            found[name] = domain_terms(str(one.terms), normalize)
         elif one.terms is not None:
             found[name] = read_terms(Path(one.terms).expanduser(), normalize)
+        elif one.synthesize is not None:
+            found[name] = domain_terms(one.synthesize.domain, normalize)
     return {name: terms for name, terms in found.items() if terms}
+
+
+def domain_terms(domain: str, normalize: Normalizer) -> tuple[str, ...]:
+    """Normalised terms of a shipped domain or a folder; without those of which nothing is left, as Whisper's leaves of "uh"."""
+    return normalize_terms(load_domain(domain).terms, normalize)
 
 
 def check_leakage(learnt: Sequence[Utterance], tested: Sequence[Utterance], *, skip_unreadable: bool = False) -> None:
