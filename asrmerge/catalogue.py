@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from asrmerge.adapters.registry import find_adapter_methods
 from asrmerge.errors import ConfigError
-from asrmerge.merging.block import Method
+from asrmerge.merging.block import Method, needed_statistics
 from asrmerge.merging.registry import find_methods
 from asrmerge.validation import suggest
 
@@ -63,8 +63,9 @@ def _summary(method: Any) -> str:
 def _needs(method: Method) -> list[str]:
     count = getattr(method, "expert_count", None)
     experts = _EXPERTS if count is None else "exactly one expert" if count == 1 else f"exactly {count} experts"
-    fishers = ["a Fisher file of each expert"] if getattr(method, "needs_fisher", False) else []
-    return [*(["a base"] if method.needs_base else []), experts, *fishers]
+    needed = needed_statistics(method)
+    statistics = [f"each expert's statistics ({', '.join(needed)})"] if needed else []
+    return [*(["a base"] if method.needs_base else []), experts, *statistics]
 
 
 def _parameter_line(method: Any, width: int) -> Iterable[str]:

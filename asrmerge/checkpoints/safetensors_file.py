@@ -83,7 +83,7 @@ class SafetensorsReader:
             raise CheckpointError(
                 f"{path} is truncated or not a safetensors file ({error}): copy or download it again."
             ) from error
-        header.pop("__metadata__", None)
+        self.metadata: dict[str, str] = header.pop("__metadata__", {})
         self._entries = {
             name: _Entry(entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
             for name, entry in header.items()

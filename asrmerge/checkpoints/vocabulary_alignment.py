@@ -94,6 +94,15 @@ class AlignedCheckpoint(Checkpoint):
         joint[list(self._places)] = own
         return joint
 
+    def spread_square(self, name: str, own: Tensor) -> Tensor:
+        """A matrix over the rows of the model's own head, [own, own], in those of the joint one; zero elsewhere."""
+        if not is_head(name) or len(own) != self.source.shape(name)[0]:
+            return own
+        joint = own.new_zeros(len(self.joint.tokens), len(self.joint.tokens))
+        places = torch.tensor(self._places)
+        joint[places[:, None], places] = own
+        return joint
+
     def read_elements(self, name: str, start: int, stop: int) -> Tensor:
         """Elements ``start`` to ``stop`` of the flattened parameter.
 

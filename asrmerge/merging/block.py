@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, overload, runtime_checkable
+from typing import Any, Literal, Protocol, overload, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch import Tensor
 from asrmerge.errors import ConfigError
 from asrmerge.merging.structure import NOWHERE, Place
 from asrmerge.validation import Section
+
+Statistic = Literal["fisher", "grams", "factors"]
 
 
 class Parameters(Section):
@@ -30,7 +32,12 @@ class Block:
         deltas: the task vectors where they are held already, as during a search; else they are computed on demand.
         expert_names: one per expert; what random choices are seeded by, with ``name``.
         place: where the parameter sits in the model.
-        fishers: per expert, the diagonal of its Fisher information, where the recipe gives one.
+        fishers: per expert, the diagonal of its Fisher information, where the method asks for it.
+        base_fisher: that of the base, where the recipe gives its statistics.
+        utterances: per expert, how many its Fisher information is the mean of; where the artefact says so.
+        grams: per expert, where the method asks for them and the block is a linear map: the mean of xxᵀ over its inputs x,
+            [n, n] float32 for a block [m, n]; x ends with 1 where the block is [W | b].
+        factors: likewise, the mean of ggᵀ over the gradients g of its outputs: [m, m].
         prepared: what the method's own ``prepare`` returned.
     """
 
@@ -42,6 +49,10 @@ class Block:
     expert_names: Sequence[str] = ()
     place: Place = NOWHERE
     fishers: Sequence[Tensor] | None = None
+    base_fisher: Tensor | None = None
+    utterances: Sequence[int] | None = None
+    grams: Sequence[Tensor] | None = None
+    factors: Sequence[Tensor] | None = None
     prepared: Any = None
 
     @property
@@ -85,7 +96,9 @@ class Method(Protocol):
     One that looks at each entry by itself may say so with ``elementwise = True``: it is then given tensors in pieces, flattened.
     One whose weights multiply the task vectors, so that a search may tune them, says ``weights_multiply = True``: twice the
     weights add twice as much to the base. One that merges so many experts only says ``expert_count``, and one that cannot do
-    without every expert's Fisher information ``needs_fisher = True``: recipes are checked for it.
+    without statistics of every expert names them in ``statistics``, such as ``("fisher",)``: recipes are checked for it.
+    One that sees linear maps as [W | b] says ``affine = True``: their weights come flattened to a matrix, with the bias as its
+    last column.
     One that draws random numbers says in ``masks`` what draws them: with another answer, the same recipe gives other bytes.
     """
 
@@ -101,6 +114,11 @@ class Method(Protocol):
     def merge(self, block: Block, parameters: Any) -> Tensor:
         """The merged tensor, float32, of the block's shape; a new tensor, never one of the block's."""
         ...
+
+
+def needed_statistics(method: Method) -> tuple[Statistic, ...]:
+    """What the method must know of every expert beside its weights."""
+    return tuple(getattr(method, "statistics", ()))
 
 
 @runtime_checkable

@@ -85,7 +85,7 @@ def merge_to_folder(
     base = open_model(recipe.base) if recipe.base is not None else None
     experts = [open_model(expert.model) for expert in recipe.experts]
     check_output(output, [checkpoint.folder for checkpoint in (base, *experts) if checkpoint is not None])
-    plan = plan_merge(recipe, base, experts)
+    plan = plan_merge(recipe, base, experts, hashes)
     files = {expert.name: checkpoint for expert, checkpoint in zip(recipe.experts, experts, strict=True)}
     donor = plan.donor if recipe.donor in (None, "base") else files[recipe.donor]
     extra, config = {RECIPE_FILE: recipe.to_yaml()}, None

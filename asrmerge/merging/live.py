@@ -12,11 +12,21 @@ from torch import Tensor, nn
 
 from asrmerge.checkpoints.names import canonical_name, tied_names
 from asrmerge.errors import CheckpointError, ConfigError, IncompatibleError
-from asrmerge.merging.block import Additive, Block, Method, Parameters, Preparing, RestoredExperts, add_scaled
+from asrmerge.merging.block import (
+    Additive,
+    Block,
+    Method,
+    Parameters,
+    Preparing,
+    RestoredExperts,
+    add_scaled,
+    needed_statistics,
+)
 from asrmerge.merging.engine import merge_block
 from asrmerge.merging.registry import get_method
+from asrmerge.merging.statistics import ModelStatistics, with_statistics
 from asrmerge.merging.structure import Place, plan_places
-from asrmerge.merging.units import Unit, plan_units, unit_shapes
+from asrmerge.merging.units import LINEAR_ROLES, Unit, affine_units, plan_units, unit_shapes
 from asrmerge.validation import suggest, validate
 
 
@@ -42,8 +52,17 @@ class LiveMerge:
     with an additive method, number of experts × the matrices in float32 more.
     """
 
-    def __init__(self, model: nn.Module, experts: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """``experts``: name → state, as of ``model.state_dict()`` or read from a checkpoint; old spellings are understood.
+    def __init__(
+        self,
+        model: nn.Module,
+        experts: Mapping[str, Mapping[str, Tensor]],
+        statistics: Mapping[str, ModelStatistics] | None = None,
+        base_statistics: ModelStatistics | None = None,
+    ) -> None:
+        """Args:
+            experts: name → state, as of ``model.state_dict()`` or read from a checkpoint; old spellings are understood.
+            statistics: of every expert, for methods that need them; read from their files at each merge.
+            base_statistics: the base's, for methods that use its Fisher information.
 
         Raises:
             ConfigError: no experts.
@@ -60,7 +79,9 @@ class LiveMerge:
         units = plan_units({name: tensor.dtype for name, tensor in targets.items()}, model_type)
         places = plan_places(unit_shapes(units, {name: tensor.shape for name, tensor in targets.items()}), model_type)
         self._residents = [_resident(unit, places[unit.name], targets, states) for unit in units if not unit.copied]
+        self._joined: list[_Resident] | None = None
         self._names = tuple(states)
+        self._statistics, self._base_statistics = dict(statistics or {}), base_statistics
         self._parts_of: tuple[str, Parameters, tuple[str, ...]] | None = None
         self._parts: list[Sequence[Tensor] | None] = []
 
@@ -77,9 +98,13 @@ class LiveMerge:
         checked = validate(chosen.parameters, dict(parameters or {}), f"parameters of {method}")
         values = {name: float(weights[name]) for name in self._check_names(weights)}
         used = {name: value for name, value in values.items() if value != 0}
+        for kind in needed_statistics(chosen):
+            if any(name not in self._statistics or kind not in self._statistics[name].files for name in values):
+                raise ConfigError(f"{method} needs the {kind} of each expert: collect them with asrmerge stats.")
+        residents = self._residents_of(chosen)
         all_parts = self._find_parts(chosen, checked, tuple(used))
-        prepared = chosen.prepare(lambda: self._blocks(values), checked) if isinstance(chosen, Preparing) else None
-        for resident, block, parts in zip(self._residents, self._blocks(values, prepared), all_parts, strict=True):
+        prepared = chosen.prepare(lambda: self._blocks(chosen, values), checked) if isinstance(chosen, Preparing) else None
+        for resident, block, parts in zip(residents, self._blocks(chosen, values, prepared), all_parts, strict=True):
             if parts is None:
                 merged = merge_block(chosen, block, checked)
             else:
@@ -92,22 +117,33 @@ class LiveMerge:
         for resident in self._residents:
             _write(resident.targets, resident.stored)
 
-    def _blocks(self, weights: Mapping[str, float], prepared: Any = None) -> Iterator[Block]:
+    def _blocks(self, method: Method, weights: Mapping[str, float], prepared: Any = None) -> Iterator[Block]:
         names, values = list(weights), list(weights.values())
-        for resident in self._residents:
+        needed = needed_statistics(method)
+        statistics = [self._statistics[name] for name in names] if needed else []
+        for resident in self._residents_of(method):
             deltas = [resident.deltas[name] for name in names]
             experts = RestoredExperts(resident.base, deltas)
-            yield Block(resident.unit.name, resident.base, experts, values, deltas, names, resident.place, prepared=prepared)
+            block = Block(resident.unit.name, resident.base, experts, values, deltas, names, resident.place, prepared=prepared)
+            yield with_statistics(block, needed, resident.unit, statistics, self._base_statistics) if needed else block
 
     def _find_parts(self, method: Method, parameters: Parameters, names: tuple[str, ...]) -> Sequence[Sequence[Tensor] | None]:
         """An additive method's parts of these experts by resident, None where it has none; kept until others are asked for."""
         if not isinstance(method, Additive) or not names:
-            return [None] * len(self._residents)
+            return [None] * len(self._residents_of(method))
         if self._parts_of != (method.name, parameters, names):
             self._parts_of, self._parts = None, []  # so that two sets are never held
-            self._parts = [method.parts(block, parameters) for block in self._blocks(dict.fromkeys(names, 1.0))]
+            self._parts = [method.parts(block, parameters) for block in self._blocks(method, dict.fromkeys(names, 1.0))]
             self._parts_of = method.name, parameters, names
         return self._parts
+
+    def _residents_of(self, method: Method) -> list[_Resident]:
+        """As the method sees them; linear maps are joined when a method first asks, because that takes their memory again."""
+        if not getattr(method, "affine", False):
+            return self._residents
+        if self._joined is None:
+            self._joined = _joined(self._residents)
+        return self._joined
 
     def _check_names(self, weights: Mapping[str, float]) -> list[str]:
         for name in weights:
@@ -132,6 +168,25 @@ def _resident(unit: Unit, place: Place, targets: Mapping[str, Tensor], states: M
         _check_finite(unit.name, expert, name)
         deltas[name] = expert - base
     return _Resident(unit, place, live, stored, base, deltas)
+
+
+def _joined(residents: Sequence[_Resident]) -> list[_Resident]:
+    """The residents with the weight and bias of every linear map in one, as methods see them that are ``affine``."""
+    by_name = {one.unit.name: one for one in residents}
+    linear = [one.unit for one in residents if one.place.role in LINEAR_ROLES]
+    joined = {unit.name: unit for unit in affine_units(linear, {one.unit.name: one.base.shape for one in residents})}
+    biases = {name for unit in joined.values() for name in unit.members[1:]}
+    found = []
+    for one in residents:
+        if (unit := joined.get(one.unit.name)) is not None:
+            parts = [by_name[name] for name in unit.members]
+            deltas = {name: unit.compose([part.deltas[name] for part in parts]) for name in one.deltas}
+            targets = tuple(target for part in parts for target in part.targets)
+            stored = tuple(tensor for part in parts for tensor in part.stored)
+            found.append(_Resident(unit, one.place, targets, stored, unit.compose([part.base for part in parts]), deltas))
+        elif one.unit.name not in biases:
+            found.append(one)
+    return found
 
 
 def _float_tensors(model: nn.Module) -> dict[str, Tensor]:

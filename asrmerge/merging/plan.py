@@ -15,12 +15,12 @@ from asrmerge.checkpoints.compatibility import check_compatible, read_finite
 from asrmerge.checkpoints.safetensors_file import TensorSpec
 from asrmerge.checkpoints.vocabulary_alignment import aligned
 from asrmerge.errors import ConfigError
-from asrmerge.merging.block import Block, Method, Parameters, Preparing, RestoredExperts
-from asrmerge.merging.fishers import Fisher, open_fishers
+from asrmerge.merging.block import Block, Method, Parameters, Preparing, RestoredExperts, needed_statistics
 from asrmerge.merging.layers import Layout, assemble, plan_layout, select_layers
-from asrmerge.merging.recipe import PASSTHROUGH, Choice, GroupRule, Recipe, has_part
+from asrmerge.merging.recipe import PASSTHROUGH, Choice, GroupRule, Recipe, RecipeExpert, has_part
+from asrmerge.merging.statistics import ModelStatistics, known_utterances, open_base_statistics, open_statistics, with_statistics
 from asrmerge.merging.structure import Place, matches, plan_places
-from asrmerge.merging.units import Unit, plan_units, unit_shapes
+from asrmerge.merging.units import LINEAR_ROLES, Unit, affine_shape, affine_units, plan_units, unit_shapes
 from asrmerge.validation import suggest
 
 
@@ -42,7 +42,9 @@ class PlannedUnit:
     @property
     def elementwise(self) -> bool:
         """Whether pieces of it may be merged by themselves."""
-        return bool(getattr(self.method, "elementwise", False)) and not self.unit.weight_normed and not self.unit.copied
+        return (
+            bool(getattr(self.method, "elementwise", False)) and self.unit.members == (self.unit.name,) and not self.unit.copied
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,8 @@ class MergePlan:
     base: Checkpoint | None
     experts: tuple[Checkpoint, ...]
     names: tuple[str, ...]
-    fishers: tuple[Fisher, ...]  # one per expert, or none at all
+    statistics: tuple[ModelStatistics, ...]  # one per expert, or none at all
+    base_statistics: ModelStatistics | None
     donor: Checkpoint  # what names and dtypes are taken from: the base, or the first expert listed
     units: tuple[PlannedUnit, ...]
     specs: Mapping[str, TensorSpec]
@@ -70,8 +73,8 @@ class MergePlan:
             own if expert is self.donor else unit.compose(self._read(expert, unit, name))
             for name, expert in zip(self.names, self.experts, strict=True)
         ]
-        fishers = [fisher.read(unit.name) for fisher in self.fishers]
-        return self._block(planned, own if self.base is not None else None, experts, fishers, prepared)
+        block = self._block(planned, own if self.base is not None else None, experts, prepared)
+        return with_statistics(block, needed_statistics(planned.method), planned.unit, self.statistics, self.base_statistics)
 
     def piece(self, planned: PlannedUnit, start: int, stop: int, prepared: object = None) -> Block:
         """The block of elements ``start`` to ``stop`` of an elementwise unit, flattened."""
@@ -81,8 +84,13 @@ class MergePlan:
 
         base = read(self.base, "base") if self.base is not None else None
         experts = [read(expert, name) for name, expert in zip(self.names, self.experts, strict=True)]
-        fishers = [fisher.read_elements(planned.unit.name, start, stop) for fisher in self.fishers]
-        return self._block(planned, base, experts, fishers, prepared)
+        block = self._block(planned, base, experts, prepared)
+        if "fisher" not in needed_statistics(planned.method):
+            return block
+        found = [one.fisher_elements(planned.unit.name, start, stop) for one in self.statistics]
+        known = self.base_statistics
+        of_base = None if known is None else known.fisher_elements(planned.unit.name, start, stop)
+        return replace(block, fishers=found, base_fisher=of_base, utterances=known_utterances(self.statistics))
 
     def read_donor(self, unit: Unit) -> list[Tensor]:
         """The stored tensors of a unit, from the base or, without one, from the first expert listed."""
@@ -112,9 +120,7 @@ class MergePlan:
                 found[key] = planned.method.prepare(lambda same=same: self.blocks(same), planned.parameters)  # type: ignore[misc]
         return found
 
-    def _block(
-        self, planned: PlannedUnit, base: Tensor | None, experts: list[Tensor], fishers: list[Tensor], prepared: object
-    ) -> Block:
+    def _block(self, planned: PlannedUnit, base: Tensor | None, experts: list[Tensor], prepared: object) -> Block:
         deltas = None
         if base is not None and planned.method.needs_base:
             # In place: the tensors were read for this block alone, and an embedding takes 160 MB per model.
@@ -127,7 +133,6 @@ class MergePlan:
             deltas=deltas,
             expert_names=self.names,
             place=planned.place,
-            fishers=fishers or None,
             prepared=prepared,
         )
 
@@ -136,14 +141,17 @@ class MergePlan:
         return [read_finite(checkpoint, name, label) for name in unit.members]
 
 
-def plan_merge(recipe: Recipe, base: Checkpoint | None, experts: Sequence[Checkpoint]) -> MergePlan:
+def plan_merge(
+    recipe: Recipe, base: Checkpoint | None, experts: Sequence[Checkpoint], hashes: Mapping[str, str] | None = None
+) -> MergePlan:
     """Check that recipe and models fit together, and say what becomes of each parameter.
 
-    ``experts`` are the recipe's, in its order.
+    ``experts`` are the recipe's, in its order; ``hashes`` of the models' weights, by the experts' names and ``base``, where
+    they are known already.
 
     Raises:
         ConfigError: an unknown method, a wrong parameter, or a base that a method needs and the recipe lacks.
-        IncompatibleError: checkpoints, or a Fisher file, that don't fit.
+        IncompatibleError: checkpoints, or statistics, that don't fit.
     """
     recipe.check()
     base, experts, labels, layout = _arrange(recipe, base, experts)
@@ -159,12 +167,13 @@ def plan_merge(recipe: Recipe, base: Checkpoint | None, experts: Sequence[Checkp
             )
     check_compatible(checkpoints, labels if base is None else ["base", *labels])
     ordered = tuple(experts[index] for index in order)
-    shapes = {planned.unit.name: planned.shape for planned in units if not planned.unit.copied}
+    known = hashes or {}
     return MergePlan(
         base=base,
         experts=ordered,
         names=names,
-        fishers=open_fishers([recipe.experts[index] for index in order], ordered, shapes),
+        statistics=_open_statistics(units, [recipe.experts[index] for index in order], ordered, known),
+        base_statistics=_open_base_statistics(units, recipe.base_statistics, base, known.get("base")),
         donor=checkpoints[0],
         units=units,
         specs=_specs(checkpoints[0], recipe),
@@ -222,7 +231,49 @@ def _plan_units(recipe: Recipe, donor: Checkpoint, names: Sequence[str]) -> tupl
         planned.append(PlannedUnit(unit, place, tuple(shapes[unit.name]), choice.method, parameters, weights))
     for rule in recipe.groups:
         _check_rule(rule, planned)
-    return tuple(planned)
+    stored = {name: donor.shape(name) for name in donor.names}
+    return tuple(_with_affine(planned, stored))
+
+
+def _with_affine(planned: Sequence[PlannedUnit], shapes: Mapping[str, Sequence[int]]) -> Iterator[PlannedUnit]:
+    """The units, where a method sees linear maps as [W | b], with weight and bias in one."""
+    by_name = {one.unit.name: one for one in planned}
+    joined = {unit.name: unit for unit in affine_units([one.unit for one in planned if _is_affine(one)], shapes)}
+    taken = set()
+    for unit in joined.values():
+        weight, *rest = (by_name[member] for member in unit.members)
+        for bias in rest:
+            if bias.method is not weight.method or bias.parameters is not weight.parameters or bias.weights != weight.weights:
+                joined[unit.name] = replace(unit, members=unit.members[:1])  # a rule of the recipe holds for one of the two
+            else:
+                taken.add(bias.unit.name)
+    for one in planned:
+        if one.unit.name in joined:
+            unit = joined[one.unit.name]
+            yield replace(one, unit=unit, shape=affine_shape(unit, shapes))
+        elif one.unit.name not in taken:
+            yield one
+
+
+def _is_affine(planned: PlannedUnit) -> bool:
+    return bool(getattr(planned.method, "affine", False)) and not planned.unit.copied and planned.place.role in LINEAR_ROLES
+
+
+def _open_statistics(
+    units: Sequence[PlannedUnit], experts: Sequence[RecipeExpert], checkpoints: Sequence[Checkpoint], hashes: Mapping[str, str]
+) -> tuple[ModelStatistics, ...]:
+    kinds = tuple(dict.fromkeys(kind for one in units for kind in needed_statistics(one.method)))
+    needing = [one.unit for one in units if needed_statistics(one.method) and not one.unit.copied]
+    return open_statistics(experts, checkpoints, kinds, needing, hashes) if kinds else ()
+
+
+def _open_base_statistics(
+    units: Sequence[PlannedUnit], folder: str | None, base: Checkpoint | None, hash: str | None
+) -> ModelStatistics | None:
+    needing = [one.unit for one in units if "fisher" in needed_statistics(one.method) and not one.unit.copied]
+    if folder is None or base is None or not needing:
+        return None
+    return open_base_statistics(folder, base, needing, hash)
 
 
 def _check_rule(rule: GroupRule, planned: Sequence[PlannedUnit]) -> None:

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from asrmerge.errors import ConfigError
 from asrmerge.files import hash_content
-from asrmerge.merging.block import Method, Parameters
+from asrmerge.merging.block import Method, Parameters, needed_statistics
 from asrmerge.merging.gradients import Gradient, at_position, knots
 from asrmerge.merging.layers import LayerRange, Stack
 from asrmerge.merging.registry import get_method
@@ -25,11 +25,20 @@ PASSTHROUGH = "passthrough"
 
 
 class RecipeExpert(Section):
-    """One fine-tune: its name, its folder or hub id, its weight, and the file of its Fisher information where there is one."""
+    """One fine-tune.
+
+    Attributes:
+        name: in the recipe.
+        model: folder or hub id.
+        weight: in the merge.
+        statistics: the folder that ``asrmerge stats`` wrote of it, where the method needs one.
+        fisher: a file of its Fisher information, in place of the one in ``statistics``.
+    """
 
     name: Name
     model: Name
     weight: Gradient = 1.0
+    statistics: Name | None = None
     fisher: Name | None = None
 
 
@@ -84,6 +93,7 @@ class Recipe(Section):
 
     method: Name
     base: Name | None = None
+    base_statistics: Name | None = Field(default=None, description="folder of asrmerge stats with the base's own Fisher")
     experts: tuple[RecipeExpert, ...] = Field(min_length=1)
     parameters: dict[str, Any] = Field(default_factory=dict)
     groups: tuple[GroupRule, ...] = ()
@@ -120,8 +130,9 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _layers_fit_the_method(self) -> Recipe:
         ranges = [one for listed in (self.layers or {}).values() for one in listed]
-        if self.layers is not None and any(expert.fisher is not None for expert in self.experts):
-            raise ValueError("the layers get new numbers, which Fisher files don't have; leave 'fisher' or 'layers' out")
+        given = [key for key in ("fisher", "statistics") for expert in self.experts if getattr(expert, key) is not None]
+        if self.layers is not None and given:
+            raise ValueError(f"the layers get new numbers, which statistics don't have; leave '{given[0]}' or 'layers' out")
         if self.method != PASSTHROUGH:
             if self.outside is not None or any(one.source is not None for one in ranges):
                 raise ValueError(f"{self.method} merges the same layers of every model; leave 'source' and 'outside' out")
@@ -229,9 +240,13 @@ class Recipe(Section):
             raise ConfigError(
                 f"{place}: {method.name} merges exactly {wanted} of the 'experts', and there are {given}; change either."
             )
-        lacking = [expert.name for expert in self.experts if expert.fisher is None]
-        if lacking and getattr(method, "needs_fisher", False):
-            raise ConfigError(f"{place}: {method.name} needs each expert's Fisher file; add the key 'fisher' to {lacking[0]}.")
+        needed = needed_statistics(method)
+        for expert in self.experts:
+            if any(expert.statistics is None and (kind != "fisher" or expert.fisher is None) for kind in needed):
+                raise ConfigError(
+                    f"{place}: {method.name} needs the {' and '.join(needed)} of each expert; add the key 'statistics' to "
+                    f"{expert.name}, with the folder that asrmerge stats wrote."
+                )
 
     def _parameters(self, method: str, rules: Sequence[GroupRule]) -> dict[str, Any]:
         """Parameters of the whole model, where it is the same method, and those of the rules that name no other."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,27 +11,37 @@ from torch import Tensor
 
 from asrmerge.checkpoints.names import DIRECTION, MAGNITUDE
 
+LINEAR_ROLES = ("linear", "convolution", "head", "bias")
+
 
 @dataclass(frozen=True)
 class Unit:
-    """One parameter: a tensor, or the magnitude and the direction of a weight-normed weight, merged as their product."""
+    """One parameter: a tensor, or several that methods see as one.
+
+    Attributes:
+        copied: taken from the base (without one, the first expert) as it is.
+        weight_normed: the members are the magnitude and the direction of a weight, merged as their product.
+        affine: the members are the weight and, where there is one, the bias of a linear map, merged as the matrix [W | b].
+    """
 
     name: str
     members: tuple[str, ...]
-    copied: bool = False  # taken from the base (without one, the first expert) as it is
-
-    @property
-    def weight_normed(self) -> bool:
-        return len(self.members) == 2
+    copied: bool = False
+    weight_normed: bool = False
+    affine: bool = False
 
     def compose(self, members: Sequence[Tensor]) -> Tensor:
         """The float32 tensor that methods see, from the stored ones."""
         tensors = [member.to(torch.float32) for member in members]
-        return compose_weight_norm(*tensors) if self.weight_normed else tensors[0]
+        if self.weight_normed:
+            return compose_weight_norm(*tensors)
+        return compose_affine(tensors) if self.affine else tensors[0]
 
     def decompose(self, merged: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The tensors to store, float32, from the merged one; ``like``: the base's stored ones."""
-        return decompose_weight_norm(merged, *(member.to(merged) for member in like)) if self.weight_normed else (merged,)
+        if self.weight_normed:
+            return decompose_weight_norm(merged, *(member.to(merged) for member in like))
+        return decompose_affine(merged, like) if self.affine else (merged,)
 
 
 def plan_units(dtypes: Mapping[str, torch.dtype], model_type: str) -> tuple[Unit, ...]:
@@ -45,7 +56,7 @@ def plan_units(dtypes: Mapping[str, torch.dtype], model_type: str) -> tuple[Unit
             continue  # came with its magnitude, which sorts before it
         stem = name.removesuffix(MAGNITUDE)
         if stem != name and stem + DIRECTION in dtypes:
-            units.append(Unit(f"{stem}.weight", (name, stem + DIRECTION)))
+            units.append(Unit(f"{stem}.weight", (name, stem + DIRECTION), weight_normed=True))
         else:
             units.append(Unit(name, (name,), copied=not dtypes[name].is_floating_point or _is_constant(name, model_type)))
     return tuple(units)
@@ -58,7 +69,39 @@ def is_variance(name: str) -> bool:
 
 def unit_shapes(units: Sequence[Unit], shapes: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
     """The shape of every unit as methods see it, by name; ``shapes``: of the stored tensors."""
-    return {unit.name: shapes[unit.members[-1]] for unit in units}
+    return {unit.name: affine_shape(unit, shapes) if unit.affine else shapes[unit.members[-1]] for unit in units}
+
+
+def affine_units(units: Sequence[Unit], shapes: Mapping[str, Sequence[int]]) -> tuple[Unit, ...]:
+    """The linear maps among ``units``, [W | b] each: weights of two or three dimensions, with the bias of as many rows."""
+    known = {unit.name for unit in units}
+    found = []
+    for unit in units:
+        stem = unit.name.removesuffix(".weight")
+        if stem == unit.name or unit.members != (unit.name,) or len(shapes[unit.name]) not in (2, 3):
+            continue
+        bias = f"{stem}.bias"
+        joins = bias in known and tuple(shapes[bias]) == (shapes[unit.name][0],)
+        found.append(Unit(unit.name, (unit.name, bias) if joins else (unit.name,), affine=True))
+    return tuple(found)
+
+
+def affine_shape(unit: Unit, shapes: Mapping[str, Sequence[int]]) -> tuple[int, int]:
+    """[out, in × kernel], one column more with a bias, of a linear map's unit."""
+    rows, *rest = shapes[unit.members[0]]
+    return rows, math.prod(rest) + len(unit.members) - 1
+
+
+def compose_affine(members: Sequence[Tensor]) -> Tensor:
+    """[W | b]. Shapes: W [O, I] or [O, I, K], b [O] where there is one → [O, I·K] or [O, I·K + 1]."""
+    weight, *bias = members
+    return torch.cat([weight.flatten(1), *(one[:, None] for one in bias)], dim=1)
+
+
+def decompose_affine(merged: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Weight and, where ``like`` has one, bias, from [W | b]."""
+    weight, *bias = like
+    return (merged[:, : merged.shape[1] - len(bias)].reshape(weight.shape), *(merged[:, -1] for _ in bias))
 
 
 def compose_weight_norm(magnitude: Tensor, direction: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def test_the_folder_is_like_the_bases_and_loads(folders, tmp_path, name):
     family, root = folders
     method = get_method(name)
     count = 1 if name == "passthrough" else getattr(method, "expert_count", 3)
-    fishers = getattr(method, "needs_fisher", False)
+    fishers = "fisher" in getattr(method, "statistics", ())
     experts = [
         {"name": one, "model": str(root / one)} | ({"fisher": str(root / f"{one}.fisher")} if fishers else {})
         for one in EXPERTS[:count]
@@ -62,7 +62,7 @@ def test_the_folder_is_like_the_bases_and_loads(folders, tmp_path, name):
         ("slerp", 3, "slerp merges exactly 2 of the 'experts', and there are 3; change either"),
         ("nuslerp", 1, "nuslerp merges exactly 2 of the 'experts', and there are 1; change either"),
         ("wise_ft", 2, "wise_ft merges exactly 1 of the 'experts', and there are 2; change either"),
-        ("fisher_karcher", 2, "fisher_karcher needs each expert's Fisher file; add the key 'fisher' to legal"),
+        ("fisher_karcher", 2, "fisher_karcher needs the fisher of each expert; add the key 'statistics' to legal"),
     ],
 )
 def test_experts_that_do_not_suit_the_method_are_refused_on_reading(name, count, message):

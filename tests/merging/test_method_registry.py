@@ -55,7 +55,7 @@ def test_catalogue_says_what_a_method_needs():
     for name, needs in {
         "wise_ft": "(needs a base and exactly one expert)",
         "slerp": "(needs exactly 2 experts)",
-        "fisher_karcher": "(needs a Fisher file of each expert)",
+        "fisher_karcher": "(needs each expert's statistics (fisher))",
         "ties": "(needs a base)",
     }.items():
         assert lines[name].endswith(needs)

@@ -198,7 +198,7 @@ def test_refusals(method):
 
 def test_fisher_is_needed():
     made = Block("x", None, [torch.ones(2)], [1.0])
-    told = "has none of x: give a Fisher artefact as 'fisher' of each expert in the recipe"
+    told = "has none of x: give its 'fisher' or 'statistics' with each expert in the recipe"
     with pytest.raises(ConfigError, match=told):
         FISHER_KARCHER.merge(made, FISHER_KARCHER.parameters())
     with pytest.raises(ConfigError, match=told):

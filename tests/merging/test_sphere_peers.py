@@ -71,14 +71,13 @@ def test_karcher_equals_mergekit(shape, spread):
 
 
 def test_karcher_of_close_fine_tunes():
-    """At 3·10⁻⁴ rad mergekit's arc cosine is 0 for some experts, which then do not pull: off by a fifth of the change made."""
+    """At 3·10⁻⁴ rad an arc cosine in float32, as mergekit's, is 0 for some experts, which then do not pull: off by a fifth of the
+    change made. Whether it happens hangs on how the processor rounds, so only ours is held to the exact mean."""
     base, _ = draw((5000,), 0)
     random = np.random.default_rng(1)
     experts = [np.float32(base + 3e-4 * size * random.normal(size=5000)) for size in (1, 0.5, 1.5, 0.3)]
     exact = sphere.karcher(experts, [1] * 4, dtype=np.longdouble).astype(np.float64)
-    theirs = mergekit_karcher.karcher_merge_tensors([torch.tensor(expert) for expert in experts], [0.25] * 4).numpy()
     change = np.linalg.norm(exact - base)
-    assert np.linalg.norm(theirs - exact) > 0.1 * change
     assert np.linalg.norm(run(KARCHER, block(None, experts, [1] * 4)) - exact) < 3e-4 * change
 
 

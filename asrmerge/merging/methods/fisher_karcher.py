@@ -39,7 +39,7 @@ class FisherKarcher:
 
     name = "fisher_karcher"
     needs_base = False
-    needs_fisher = True
+    statistics = ("fisher",)
     parameters = FisherKarcherParameters
 
     def prepare(self, blocks: Callable[[], Iterator[Block]], parameters: FisherKarcherParameters) -> dict[Group, Tensor] | None:
@@ -67,7 +67,7 @@ def _vectors(block: Block, parameters: FisherKarcherParameters) -> Vectors:
     if block.fishers is None:
         raise ConfigError(
             f"fisher_karcher needs the experts' Fisher information and has none of {block.name}: "
-            "give a Fisher artefact as 'fisher' of each expert in the recipe, or use karcher."
+            "give its 'fisher' or 'statistics' with each expert in the recipe, or use karcher."
         )
     fishers = list(block.fishers)
     if any(fisher.numel() > 0 and float(fisher.min()) < 0 for fisher in fishers):

@@ -13,6 +13,7 @@ from asrmerge.checkpoints import Checkpoint
 from asrmerge.errors import CheckpointError, ConfigError, IncompatibleError
 from asrmerge.merging import Recipe, merge_tensors
 from asrmerge.merging.plan import plan_merge
+from asrmerge.merging.units import Unit
 
 HEAD = "lm_head.weight"
 
@@ -48,16 +49,16 @@ def experts(tmp_path):
 def test_rows_follow_their_tokens(experts):
     plan = plan_merge(recipe(experts), None, [*experts.values()])
     tokens = [plan.experts[0].vocabulary()[row] for row in range(len(CTC_TOKENS) + 1)]
-    for fisher, (name, checkpoint) in zip(plan.fishers, experts.items(), strict=True):
+    for fisher, (name, checkpoint) in zip(plan.statistics, experts.items(), strict=True):
         own = {token: row for row, token in checkpoint.vocabulary().items()}
         for parameter in (HEAD, "lm_head.bias"):
-            stored, spread = fisher.file.read(parameter), fisher.read(parameter)
+            stored, spread = fisher.files["fisher"].reader.read(parameter), fisher.fisher(Unit(parameter, (parameter,)))
             assert spread.shape == plan.experts[0].shape(parameter)
             for row, token in enumerate(tokens):
                 assert torch.equal(spread[row], stored[own[token]] if token in own else torch.zeros_like(spread[row])), name
-            assert torch.equal(fisher.read_elements(parameter, 3, 9), spread.flatten()[3:9])
+            assert torch.equal(fisher.fisher_elements(parameter, 3, 9), spread.flatten()[3:9])
         other = "wav2vec2.encoder.layer_norm.weight"
-        assert torch.equal(fisher.read_elements(other, 2, 5), fisher.file.read(other)[2:5])
+        assert torch.equal(fisher.fisher_elements(other, 2, 5), fisher.files["fisher"].reader.read(other)[2:5])
     merged = dict(merge_tensors(recipe(experts), None, [*experts.values()]))
     assert merged[HEAD].shape == (len(CTC_TOKENS) + 1, 8) and bool(torch.isfinite(merged[HEAD]).all())
 
@@ -67,16 +68,14 @@ def test_files_that_do_not_fit(experts, tmp_path):
         with pytest.raises(error, match=message):
             plan_merge(recipe(experts, **changes), None, [*experts.values()])
 
-    refused(
-        "none.safetensors, the Fisher file of the expert b, does not exist", CheckpointError, b={"fisher": "none.safetensors"}
-    )
+    refused("none.safetensors, the fisher of the expert b, does not exist", CheckpointError, b={"fisher": "none.safetensors"})
     file = experts["b"].folder / "fisher.safetensors"
     save_file({HEAD: torch.ones(3, 8)}, file)
-    refused(rf"{file} has no tensor .*: compute the Fisher of this expert again")
+    refused(rf"{file} has no tensor .*: compute the Fisher of the expert b again")
     names = {planned.unit.name: planned.shape for planned in plan_merge(
         Recipe.model_validate({"method": "linear", "experts": [{"name": "b", "model": "b"}]}), None, [experts["b"]]
     ).units}  # fmt: skip
     save_file({name: torch.ones(shape) for name, shape in names.items()} | {HEAD: torch.ones(3, 8)}, file)
     refused(rf"{HEAD} has shape \[3, 8\] in {file} and \[13, 8\] in the model")
-    with pytest.raises(ConfigError, match="needs each expert's Fisher file"):
+    with pytest.raises(ConfigError, match="needs the fisher of each expert"):
         recipe(experts, b={"fisher": None}).check()

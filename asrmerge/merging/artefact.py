@@ -1,0 +1,81 @@
+"""Statistics files: safetensors whose header says which model and audio they are of, and how they were made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from safetensors.torch import save
+from torch import Tensor
+
+from asrmerge.checkpoints.safetensors_file import SafetensorsReader
+from asrmerge.errors import CheckpointError
+from asrmerge.files import atomic_file
+from asrmerge.validation import Section
+
+Kind = Literal["fisher", "grams", "factors", "activations"]
+_KEY = "statistics"
+
+
+class Header(Section):
+    """What a statistics file is of.
+
+    Attributes:
+        kind, variant: what it holds, and how that was estimated (of a Fisher: ``sampled``, ``empirical`` or ``adam``).
+        units: of the values, in words.
+        model, model_sha256: as the user named the model, and the hash of its weights.
+        data_sha256: of the utterances' audio and texts.
+        utterances, seconds: that were used.
+        skipped: identifiers of utterances that were left out, with the reason.
+        seed, draws: of random choices; None where there were none.
+        padding_weight: what a position of padding counts beside one of speech; None where it has no part.
+        positions: module → the total weight of its positions, which the mean is over.
+        shares: module → the one whose inputs it has as well, and under whose name they are stored.
+        lacking: module → why it has no entry.
+        note: what else there is to know.
+        asrmerge: version.
+    """
+
+    kind: Kind
+    variant: str = ""
+    units: str
+    model: str
+    model_sha256: str
+    data_sha256: str = ""
+    utterances: int
+    seconds: float = 0.0
+    skipped: dict[str, str] = Field(default_factory=dict)
+    seed: int | None = None
+    draws: int | None = None
+    padding_weight: float | None = None
+    positions: dict[str, float] = Field(default_factory=dict)
+    shares: dict[str, str] = Field(default_factory=dict)
+    lacking: dict[str, str] = Field(default_factory=dict)
+    note: str = ""
+    asrmerge: str = ""
+
+
+def write_statistics(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
+    """Write a statistics file atomically; the same content gives the same bytes."""
+    contiguous = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    content = save(contiguous, metadata={"format": "pt", _KEY: header.model_dump_json()})
+    with atomic_file(path) as stream:
+        stream.write(content)
+
+
+def read_header(file: SafetensorsReader) -> Header | None:
+    """The header; None of a safetensors file that another program wrote.
+
+    Raises:
+        CheckpointError: it is there but not understood.
+    """
+    text = file.metadata.get(_KEY)
+    if text is None:
+        return None
+    try:
+        return Header.model_validate(json.loads(text))
+    except (ValidationError, ValueError) as error:
+        raise CheckpointError(f"{file.path} has a header that cannot be read ({error}): compute the statistics again.") from error
