@@ -121,6 +121,34 @@ class CachingRecognizer(Protocol):
         """As ``Recognizer.transcribe``; with ``encoder_states``, ``audio`` only says how long each utterance is."""
 
 
+@runtime_checkable
+class DifferentiableRecognizer(Recognizer, Protocol):
+    """A recogniser whose probabilities can be looked into: what statistics and coefficients learnt from audio are made with.
+
+    ``batch`` is ``features`` plus ``labels`` throughout; decoders that write the text are fed the labels.
+    """
+
+    def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Float32 logits ``[batch, positions, vocabulary]``, with gradient: of frames, or of the labels' tokens."""
+
+    def negative_log_likelihoods(self, logits: Tensor, batch: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        """−log p(labels | audio) of every utterance in nats, summed over its tokens ``[batch]``; infinite where it cannot be."""
+
+    def draw_labels(self, logits: Tensor, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Labels drawn from what the model believes ``[batch, length]``; a decoder is fed the batch's own (teacher forcing)."""
+
+    def entropies(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Mean entropy in nats of what each utterance's text hangs on ``[batch]``: of CTC, the frames that are not blank."""
+
+    def real_positions(self, module: str, batch: Mapping[str, Tensor], samples: Sequence[int]) -> Tensor:
+        """How many of a module's output positions are the utterance itself, by row; what follows is padding ``[batch]``.
+
+        Args:
+            module: as in ``model.named_modules()``, one that computes a sequence.
+            samples: of the utterances' audio.
+        """
+
+
 class _Family(Protocol):
     model_types: tuple[str, ...]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import (
     AutoModelForCTC,
     AutoProcessor,
@@ -26,6 +26,7 @@ from asrmerge.recognizers.batching import batch_threads, length_buckets, map_bat
 from asrmerge.recognizers.computing import autocast, evaluating
 from asrmerge.recognizers.fast_linear import fast_linear
 from asrmerge.recognizers.feature_cache import FeatureCache
+from asrmerge.recognizers.likelihoods import ctc_negative_log_likelihoods, draw_ctc_labels, frame_entropies
 from asrmerge.recognizers.loading import load_model, load_processor, save_checkpoint
 from asrmerge.recognizers.partition import Part, names_in, norms_in, partition
 from asrmerge.recognizers.recognizer import DecodingSettings, Precision
@@ -89,19 +90,37 @@ class CtcRecognizer:
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         labels = batch["labels"]
         logits, lengths = self._logits(inputs)
-        real = labels >= 0
-        # cuDNN's CTC has no determinism and bounds on lengths; transformers switches it off, too.
-        with torch.backends.cudnn.flags(enabled=False):
-            losses = F.ctc_loss(
-                logits.log_softmax(-1).transpose(0, 1),
-                labels.masked_select(real),
-                lengths,
-                real.sum(1),
-                blank=self._blank,
-                reduction="none",
-                zero_infinity=True,
-            )
-        return (losses / real.sum(1).clamp(min=1)).mean()
+        losses = ctc_negative_log_likelihoods(logits, lengths, labels, self._blank, zero_infinity=True)
+        return (losses / (labels >= 0).sum(1).clamp(min=1)).mean()
+
+    def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Float32 logits of every frame ``[batch, frames, vocabulary]``."""
+        return self._logits({name: value for name, value in batch.items() if name != "labels"})[0]
+
+    def negative_log_likelihoods(self, logits: Tensor, batch: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        """−log p(labels | audio) over all alignments, in nats ``[batch]``; infinite where a text does not fit in its audio."""
+        return ctc_negative_log_likelihoods(logits, self._frames(logits, batch), labels, self._blank)
+
+    def draw_labels(self, logits: Tensor, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Texts drawn from p(text | audio) ``[batch, length]``, -100 where padded."""
+        return draw_ctc_labels(logits, self._frames(logits, batch), self._blank, generator)
+
+    def entropies(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Mean entropy of the frames that are not blank, in nats ``[batch]``."""
+        return frame_entropies(logits, self._frames(logits, batch), self._blank)
+
+    def real_positions(self, module: str, batch: Mapping[str, Tensor], samples: Sequence[int]) -> Tensor:
+        """Output positions that are the utterance ``[batch]``: without an attention mask, padding is part of it."""
+        inputs = batch[self.model.main_input_name]
+        mask = batch.get("attention_mask")
+        lengths = torch.full((len(inputs),), inputs.shape[1], device=inputs.device) if mask is None else mask.sum(-1)
+        convolution = re.search(r"feature_extractor\.conv_layers\.(\d+)\.", f"{module}.")
+        if convolution is None:
+            return self._output_lengths(lengths)
+        config, last = self.model.config, int(convolution.group(1))
+        for kernel, stride in list(zip(config.conv_kernel, config.conv_stride, strict=True))[: last + 1]:
+            lengths = (lengths - kernel).div(stride, rounding_mode="floor") + 1
+        return lengths
 
     def transcribe(self, audio: Sequence[np.ndarray], *, batch_seconds: float = 60.0) -> list[str]:
         """Best token per frame, repeats collapsed, blanks dropped; one text per utterance, in order.
@@ -232,11 +251,18 @@ class CtcRecognizer:
         """Float32 logits ``[batch, frames, vocabulary]`` and how many frames of each row are real."""
         with autocast(self.model.device, self.precision):
             logits: Tensor = self.model(**inputs).logits
-        mask = inputs.get("attention_mask")
+        return logits.float(), self._frames(logits, inputs)
+
+    def _frames(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """How many frames of each row are real ``[batch]``."""
+        mask = batch.get("attention_mask")
         if mask is None:
-            return logits.float(), torch.full((len(logits),), logits.shape[1], device=logits.device)
-        lengths: Tensor = self.model._get_feat_extract_output_lengths(mask.sum(-1)).long()
-        return logits.float(), lengths
+            return torch.full((len(logits),), logits.shape[1], device=logits.device)
+        return self._output_lengths(mask.sum(-1))
+
+    def _output_lengths(self, lengths: Tensor) -> Tensor:
+        frames: Tensor = self.model._get_feat_extract_output_lengths(lengths).long()
+        return frames
 
     def _token_ids(self, text: str) -> list[int]:
         tokenizer = self.processor.tokenizer

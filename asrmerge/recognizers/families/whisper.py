@@ -15,18 +15,19 @@ from torch.nn import functional as F
 from transformers import AutoProcessor, WhisperForConditionalGeneration, WhisperProcessor
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
-from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
-from asrmerge.errors import AudioError, CheckpointError, ConfigError, ManifestError
+from asrmerge.errors import AudioError, CheckpointError, ManifestError
 from asrmerge.recognizers.batching import batch_threads, map_batches
 from asrmerge.recognizers.computing import autocast, evaluating
 from asrmerge.recognizers.fast_linear import fast_linear
 from asrmerge.recognizers.feature_cache import FeatureCache
 from asrmerge.recognizers.greedy import TokenRules, greedy_tokens
+from asrmerge.recognizers.likelihoods import IGNORED, draw_tokens, token_entropies, token_negative_log_likelihoods
 from asrmerge.recognizers.loading import load_model, load_processor, save_checkpoint
 from asrmerge.recognizers.long_form_generation import generate_long_form
 from asrmerge.recognizers.partition import Part, names_in, norms_in, partition
 from asrmerge.recognizers.recognizer import DecodingSettings, Precision
+from asrmerge.recognizers.whisper_prompt import find_prompt
 from asrmerge.recognizers.windows import split_at_pauses
 from asrmerge.speech.timed_text import TimedText
 
@@ -40,8 +41,6 @@ _SPARE_TOKENS = 8
 _PLAIN_TEXT = "the people who came to the meeting in the morning said that they would like to know more about it"
 # Fewer rows leave the decoder waiting for its weights: measured, two rows take 1.5 times as long per row as four.
 _FEWEST_ROWS = 4
-# OpenAI's own rule: vocabularies from this size on have language tokens.
-_MULTILINGUAL_VOCABULARY = 51_865
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,17 +114,45 @@ class WhisperRecognizer:
             batch: ``labels``, and ``input_features`` unless ``encoder_states [batch, positions, width]`` are given.
         """
         labels = batch["labels"]
+        losses = token_negative_log_likelihoods(self.logits(batch, encoder_states=encoder_states), labels)
+        return (losses / (labels >= 0).sum(1).clamp(min=1)).mean()
+
+    def logits(self, batch: Mapping[str, Tensor], *, encoder_states: Tensor | None = None) -> Tensor:
+        """Float32 logits of each label after those before it ``[batch, length, vocabulary]``; arguments as those of ``loss``."""
         config = self.model.config
         with autocast(self.model.device, self.precision):
             hidden = self.model.model(
                 input_features=None if encoder_states is not None else batch["input_features"],
                 encoder_outputs=None if encoder_states is None else BaseModelOutput(last_hidden_state=self._own(encoder_states)),
-                decoder_input_ids=shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id),
+                decoder_input_ids=shift_tokens_right(batch["labels"], config.pad_token_id, config.decoder_start_token_id),
                 use_cache=False,
             ).last_hidden_state
-            logits = self.model.proj_out(hidden)
-        losses = F.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none", ignore_index=-100)
-        return (losses.sum(1) / (labels >= 0).sum(1).clamp(min=1)).mean()
+            logits: Tensor = self.model.proj_out(hidden)
+        return logits.float()
+
+    def negative_log_likelihoods(self, logits: Tensor, batch: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        """−log p(text | audio, prompt) in nats ``[batch]``: the prompt is given, so its tokens don't count."""
+        return token_negative_log_likelihoods(logits, self._without_prompt(labels))
+
+    def draw_labels(self, logits: Tensor, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        """A token from each position's distribution after the batch's own labels, prompt and padding kept ``[batch, length]``."""
+        labels = batch["labels"]
+        drawn = draw_tokens(logits, self._without_prompt(labels), generator)
+        return torch.where(drawn == IGNORED, labels, drawn)
+
+    def entropies(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Mean entropy at the tokens after the prompt, in nats ``[batch]``."""
+        return token_entropies(logits, self._without_prompt(batch["labels"]))
+
+    def real_positions(self, module: str, batch: Mapping[str, Tensor], samples: Sequence[int]) -> Tensor:
+        """Output positions that are the utterance ``[batch]``: of the encoder, those before the silence that fills the window."""
+        if not module.startswith("model.encoder.") and not module.endswith(("encoder_attn.k_proj", "encoder_attn.v_proj")):
+            tokens: Tensor = (batch["labels"] >= 0).sum(1)
+            return tokens
+        extractor = self.processor.feature_extractor
+        lengths = torch.tensor(samples, device=batch["labels"].device)
+        frames: Tensor = (-(-lengths // extractor.hop_length)).clamp(max=extractor.nb_max_frames)
+        return frames if module == "model.encoder.conv1" else -(-frames // 2)  # the second convolution has stride 2
 
     def encode(self, audio: Sequence[np.ndarray], *, batch_seconds: float = 60.0) -> Tensor:
         """Encoder states ``[batch, positions, width]``, without gradient, for ``transcribe`` and ``loss``.
@@ -255,6 +282,11 @@ class WhisperRecognizer:
     def _rows(self, batch_seconds: float) -> int:
         return max(_FEWEST_ROWS, int(batch_seconds // self.window_seconds))
 
+    def _without_prompt(self, labels: Tensor) -> Tensor:
+        """``labels`` with -100 for what ``self.prompt`` says already; its start token is none of them."""
+        given = torch.arange(labels.shape[1], device=labels.device) < len(self.prompt) - 1
+        return labels.masked_fill(given, IGNORED)
+
     def _own(self, states: Tensor) -> Tensor:
         return states.to(self.model.device, self.model.dtype)
 
@@ -361,33 +393,9 @@ def load(
     return WhisperRecognizer(
         model=model,
         processor=processor,
-        prompt=_prompt(source, model, processor, language),
+        prompt=find_prompt(source, model, processor, language),
         # Names and terms are spelt in shorter tokens than plain text: half as long, but never shorter than a letter.
         tokens_per_second=_LETTERS_PER_SECOND / max(1.0, letters_per_token / 2),
         precision=precision,
         feature_cache=feature_cache,
     )
-
-
-def _prompt(
-    source: str, model: WhisperForConditionalGeneration, processor: WhisperProcessor, language: str | None
-) -> tuple[int, ...]:
-    """The tokens that ``generate`` starts from for this language."""
-    generation, tokenizer = model.generation_config, processor.tokenizer
-    prompt = [model.config.decoder_start_token_id]
-    multilingual = getattr(generation, "is_multilingual", None)
-    if multilingual is None:
-        multilingual = model.config.vocab_size >= _MULTILINGUAL_VOCABULARY
-    if multilingual:
-        chosen = language or getattr(generation, "language", None) or getattr(tokenizer, "language", None)
-        if chosen is None:
-            logger.warning("%s is multilingual and names no language: English is assumed; set it if it is another.", source)
-            chosen = "en"
-        code = TO_LANGUAGE_CODE.get(chosen.lower(), chosen.lower()).strip("<|>")
-        names = (f"<|{code}|>", "<|transcribe|>")
-        ids = [tokenizer.convert_tokens_to_ids(name) for name in names]
-        if None in ids or tokenizer.convert_tokens_to_ids("<|endoftext|>") in ids:
-            raise ConfigError(f"{source} has no language {chosen!r}.")
-        prompt += ids
-    marker = getattr(generation, "no_timestamps_token_id", None)
-    return tuple(prompt) if marker is None else (*prompt, marker)
