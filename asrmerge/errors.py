@@ -35,3 +35,7 @@ class SynthesisError(AsrmergeError):
 
 class SearchError(AsrmergeError):
     """A search cannot be started or continued."""
+
+
+class StatisticsError(AsrmergeError):
+    """Statistics of a model cannot be collected, or not from this audio."""

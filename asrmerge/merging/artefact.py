@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from asrmerge.checkpoints.safetensors_file import SafetensorsReader
 from asrmerge.errors import CheckpointError
-from asrmerge.files import atomic_file
 from asrmerge.validation import Section
 
 Kind = Literal["fisher", "grams", "factors", "activations"]
@@ -27,7 +28,8 @@ class Header(Section):
         kind, variant: what it holds, and how that was estimated (of a Fisher: ``sampled``, ``empirical`` or ``adam``).
         units: of the values, in words.
         model, model_sha256: as the user named the model, and the hash of its weights.
-        data_sha256: of the utterances' audio and texts.
+        data_sha256: of the utterances: texts, files, times.
+        key: changes with everything that the values hang on.
         utterances, seconds: that were used.
         skipped: identifiers of utterances that were left out, with the reason.
         seed, draws: of random choices; None where there were none.
@@ -45,6 +47,7 @@ class Header(Section):
     model: str
     model_sha256: str
     data_sha256: str = ""
+    key: str = ""
     utterances: int
     seconds: float = 0.0
     skipped: dict[str, str] = Field(default_factory=dict)
@@ -61,9 +64,19 @@ class Header(Section):
 def write_statistics(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
     """Write a statistics file atomically; the same content gives the same bytes."""
     contiguous = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
-    content = save(contiguous, metadata={"format": "pt", _KEY: header.model_dump_json()})
-    with atomic_file(path) as stream:
-        stream.write(content)
+    write_tensors(path, contiguous, {_KEY: header.model_dump_json()})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file atomically, without a second copy of it in memory."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = Path(folder) / path.name
+        save_file(dict(tensors), temporary, metadata={"format": "pt", **metadata})
+        temporary.chmod(0o644)
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
 
 
 def read_header(file: SafetensorsReader) -> Header | None:

@@ -148,6 +148,12 @@ class DifferentiableRecognizer(Recognizer, Protocol):
             samples: of the utterances' audio.
         """
 
+    def hears_padding(self, module: str) -> bool:
+        """Whether positions of padding take part in what the model computes of an utterance, as in Whisper's encoder."""
+
+    def padding_is_neutral(self) -> bool:
+        """Whether an utterance's logits are the same beside a longer one in a batch."""
+
 
 class _Family(Protocol):
     model_types: tuple[str, ...]

@@ -62,7 +62,7 @@ def test_values_agree_and_gradients_and_autocast_are_left_alone(used: list[int])
             with torch.autocast("cpu", torch.bfloat16):
                 assert layer(inputs).dtype == torch.bfloat16
         assert "forward" in vars(layer)
-    assert "forward" not in vars(layer) and len(used) == 4
+    assert "forward" not in vars(layer) and len(used) == 5
 
 
 def test_the_layers_are_restored_when_decoding_fails(used: list[int]) -> None:

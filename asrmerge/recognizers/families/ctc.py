@@ -122,6 +122,10 @@ class CtcRecognizer:
             lengths = (lengths - kernel).div(stride, rounding_mode="floor") + 1
         return lengths
 
+    def hears_padding(self, module: str) -> bool:
+        """No: what an attention mask leaves out has no part, and without one padding counts as the utterance."""
+        return False
+
     def transcribe(self, audio: Sequence[np.ndarray], *, batch_seconds: float = 60.0) -> list[str]:
         """Best token per frame, repeats collapsed, blanks dropped; one text per utterance, in order.
 

@@ -146,13 +146,21 @@ class WhisperRecognizer:
 
     def real_positions(self, module: str, batch: Mapping[str, Tensor], samples: Sequence[int]) -> Tensor:
         """Output positions that are the utterance ``[batch]``: of the encoder, those before the silence that fills the window."""
-        if not module.startswith("model.encoder.") and not module.endswith(("encoder_attn.k_proj", "encoder_attn.v_proj")):
+        if not self.hears_padding(module):
             tokens: Tensor = (batch["labels"] >= 0).sum(1)
             return tokens
         extractor = self.processor.feature_extractor
         lengths = torch.tensor(samples, device=batch["labels"].device)
         frames: Tensor = (-(-lengths // extractor.hop_length)).clamp(max=extractor.nb_max_frames)
         return frames if module == "model.encoder.conv1" else -(-frames // 2)  # the second convolution has stride 2
+
+    def hears_padding(self, module: str) -> bool:
+        """Where the encoder's positions are computed: nothing masks the silence that fills the window."""
+        return module.startswith("model.encoder.") or module.endswith(("encoder_attn.k_proj", "encoder_attn.v_proj"))
+
+    def padding_is_neutral(self) -> bool:
+        """Yes: every window has one length, and the decoder looks back only."""
+        return True
 
     def encode(self, audio: Sequence[np.ndarray], *, batch_seconds: float = 60.0) -> Tensor:
         """Encoder states ``[batch, positions, width]``, without gradient, for ``transcribe`` and ``loss``.
