@@ -12,6 +12,8 @@ import typer
 from asrmerge import __version__
 from asrmerge.commands.evaluate import evaluate
 from asrmerge.commands.export import export
+from asrmerge.commands.pairs import read_pairs
+from asrmerge.commands.stats import stats
 from asrmerge.commands.transcribe import transcribe
 from asrmerge.errors import AsrmergeError
 
@@ -53,7 +55,7 @@ def run(
     from asrmerge.commands.console import console_logging, file_logging
     from asrmerge.config import read_config
 
-    settings = read_config(config, _definitions(define or []))
+    settings = read_config(config, read_pairs("--define", define))
     changes = {"output": None if output is None else str(output), "workers": workers}
     settings = settings.model_copy(update={name: value for name, value in changes.items() if value is not None})
     folder = Path(settings.output).expanduser()
@@ -70,7 +72,7 @@ def run(
         typer.echo(f"{title:13} {folder / name}")
 
 
-for command in (evaluate, transcribe, export):
+for command in (stats, evaluate, transcribe, export):
     app.command()(command)
 
 
@@ -108,12 +110,9 @@ def inspect(
     """Compare models before merging: architecture, base, norms, cosines and sign conflicts of task vectors."""
     from rich.console import Console
 
-    from asrmerge.errors import ConfigError
     from asrmerge.progress import ProgressView
 
-    named = dict(expert.partition("=")[::2] for expert in experts)
-    if len(named) < len(experts) or not all(name and model for name, model in named.items()):
-        raise ConfigError("inspect: write each expert as NAME=MODEL, every name once.")
+    named = read_pairs("expert", experts)
     from asrmerge.inspection.inspecting import run_inspection
     from asrmerge.inspection.tables import inspection_table, table_width
 
@@ -185,15 +184,6 @@ def main() -> None:
     if code == _INTERRUPTED:
         typer.echo("interrupted; run the same command again to go on", err=True)
     sys.exit(code)
-
-
-def _definitions(pairs: list[str]) -> dict[str, str]:
-    from asrmerge.errors import ConfigError
-
-    wrong = [pair for pair in pairs if "=" not in pair]
-    if wrong:
-        raise ConfigError(f"--define {wrong[0]}: write NAME=VALUE")
-    return dict(pair.split("=", 1) for pair in pairs)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from asrmerge.errors import ConfigError
+from asrmerge.commands.pairs import read_pairs
 
 
 def evaluate(
@@ -78,8 +77,8 @@ def evaluate(
 
     changes = {
         "name": None if suite else output.name,
-        "sets": _pairs("--set", sets),
-        "terms": _pairs("--terms", terms),
+        "sets": read_pairs("--set", sets),
+        "terms": read_pairs("--terms", terms),
         "gates": gates,
         "general": general,
         "normalizer": normalizer,
@@ -90,7 +89,7 @@ def evaluate(
         "level": level,
         "seed": seed,
     }
-    chosen = complete_suite(suite, _pairs("--define", define), changes)
+    chosen = complete_suite(suite, read_pairs("--define", define), changes)
     systems = parse_systems(models, list(chosen.sets))
     names = [system.name for system in systems]
     evaluation = Evaluation(
@@ -99,7 +98,7 @@ def evaluate(
         output=output.expanduser(),
         candidate=candidate or ("merged" if "merged" in names else next((n for n in names if n != "base"), names[0])),
         base=base or ("base" if "base" in names else None),
-        experts={name: name for name in chosen.sets if name in names} | _pairs("--expert", experts),
+        experts={name: name for name in chosen.sets if name in names} | read_pairs("--expert", experts),
         options=DecodingOptions(device=device, precision=precision, language=language, batch_seconds=batch_seconds),
         cache=cache.expanduser(),
         learnt=tuple(learnt or ()),
@@ -115,15 +114,3 @@ def evaluate(
     typer.echo(f"scorecard     {evaluation.output / 'scorecard.json'}\nreport        {evaluation.output / 'report.html'}")
     if not result.passed:
         raise typer.Exit(1)
-
-
-def _pairs(option: str, texts: Iterable[str] | None) -> dict[str, Any]:
-    pairs: dict[str, str] = {}
-    for text in texts or ():
-        name, equals, value = text.partition("=")
-        if not equals or not name or not value:
-            raise ConfigError(f"{option} {text}: write NAME=VALUE.")
-        if name in pairs:
-            raise ConfigError(f"{option} {text}: '{name}' is there twice; give it once.")
-        pairs[name] = value
-    return pairs

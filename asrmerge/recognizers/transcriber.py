@@ -33,14 +33,19 @@ def load_transcriber(
         CheckpointError: there is no usable model.
         ConfigError: the device, precision or language is not known or cannot be used.
     """
-    device = _device(device)
+    device = find_device(device)
     if is_ctranslate2(source):
         return load_ctranslate2(source, device=device, precision=precision, language=language)
     chosen: Any = precision or "float32"  # load_recognizer refuses what it does not know
     return load_recognizer(source, device=device, precision=chosen, language=language, feature_cache=feature_cache)
 
 
-def _device(name: str) -> str:
+def find_device(name: str) -> str:
+    """The device of that name; ``auto`` is a GPU that CUDA knows, else the CPU.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):

@@ -20,27 +20,18 @@ from asrmerge.merging.artefact import Header, Kind, read_header, write_statistic
 from asrmerge.merging.statistics import statistics_file
 from asrmerge.recognizers.batching import length_buckets
 from asrmerge.recognizers.computing import evaluating
-from asrmerge.recognizers.recognizer import DifferentiableRecognizer
 from asrmerge.speech.audio import read_utterance
 from asrmerge.speech.manifest import Utterance
 from asrmerge.statistics.collectors import Collector, make_collectors
 from asrmerge.statistics.modules import remove_weight_norms
 from asrmerge.statistics.partial import Partial
 from asrmerge.statistics.settings import StatisticsSettings
+from asrmerge.statistics.subject import Subject
 from asrmerge.statistics.watching import Watch, Watcher, find_shares
 
 logger = logging.getLogger(__name__)
 _SHORTEST_SECONDS = 0.01  # a frame of features
 _SKIPPED_SHOWN = 3
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The model that statistics are of: as the user named it, the hash of its weights, and loaded."""
-
-    label: str
-    hash: str
-    recognizer: DifferentiableRecognizer
 
 
 @dataclass
