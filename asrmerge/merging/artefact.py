@@ -7,7 +7,6 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, ValidationError
 from safetensors.torch import save_file
@@ -15,9 +14,9 @@ from torch import Tensor
 
 from asrmerge.checkpoints.safetensors_file import SafetensorsReader
 from asrmerge.errors import CheckpointError
+from asrmerge.statistics.settings import Kind
 from asrmerge.validation import Section
 
-Kind = Literal["fisher", "grams", "factors", "activations"]
 _KEY = "statistics"
 
 
@@ -36,7 +35,7 @@ class Header(Section):
         padding_weight: what a position of padding counts beside one of speech; None where it has no part.
         positions: module → the total weight of its positions, which the mean is over.
         shares: module → the one whose inputs it has as well, and under whose name they are stored.
-        lacking: module → why it has no entry.
+        lacking: module → why it has no entry; of a Fisher, parameter → why it is zero.
         note: what else there is to know.
         asrmerge: version.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, overload, runtime_checkable
 
@@ -16,8 +16,16 @@ from asrmerge.validation import Section
 Statistic = Literal["fisher", "grams", "factors"]
 
 
+Record = Mapping[str, str | int | float]
+"""What a method has to say of how one block's merge went, such as how many iterations it took."""
+
+
 class Parameters(Section):
     """Base of the methods' parameters."""
+
+
+def _forget(record: Record) -> None:
+    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +47,7 @@ class Block:
             [n, n] float32 for a block [m, n]; x ends with 1 where the block is [W | b].
         factors: likewise, the mean of ggᵀ over the gradients g of its outputs: [m, m].
         prepared: what the method's own ``prepare`` returned.
+        record: takes what the method wants ``merge_provenance.json`` to say of the block, once; not of pieces of tensors.
     """
 
     name: str
@@ -54,6 +63,7 @@ class Block:
     grams: Sequence[Tensor] | None = None
     factors: Sequence[Tensor] | None = None
     prepared: Any = None
+    record: Callable[[Record], None] = _forget
 
     @property
     def shape(self) -> torch.Size:
@@ -95,10 +105,11 @@ class Method(Protocol):
 
     One that looks at each entry by itself may say so with ``elementwise = True``: it is then given tensors in pieces, flattened.
     One whose weights multiply the task vectors, so that a search may tune them, says ``weights_multiply = True``: twice the
-    weights add twice as much to the base. One that merges so many experts only says ``expert_count``, and one that cannot do
-    without statistics of every expert names them in ``statistics``, such as ``("fisher",)``: recipes are checked for it.
-    One that sees linear maps as [W | b] says ``affine = True``: their weights come flattened to a matrix, with the bias as its
-    last column.
+    weights add twice as much to the base. One whose weights are shares of a whole, and whose parameter ``scale`` says how far it
+    goes from the base, says ``weights_share = True``: a search tunes both. One that merges so many experts only says
+    ``expert_count``, and one that cannot do without statistics of every expert names them in ``statistics``, such as
+    ``("fisher",)``: recipes are checked for it. One that sees linear maps as [W | b] says ``affine = True``: their weights come
+    flattened to a matrix, with the bias as its last column.
     One that draws random numbers says in ``masks`` what draws them: with another answer, the same recipe gives other bytes.
     """
 
@@ -119,6 +130,16 @@ class Method(Protocol):
 def needed_statistics(method: Method) -> tuple[Statistic, ...]:
     """What the method must know of every expert beside its weights."""
     return tuple(getattr(method, "statistics", ()))
+
+
+def shares_weights(method: Method) -> bool:
+    """Whether its weights are shares of a whole, which ``scale`` multiplies."""
+    return bool(getattr(method, "weights_share", False))
+
+
+def is_searchable(method: Method) -> bool:
+    """Whether a search can tune its weights: they multiply the task vectors, or are shares of a whole that has a scale."""
+    return bool(getattr(method, "weights_multiply", False)) or shares_weights(method)
 
 
 @runtime_checkable

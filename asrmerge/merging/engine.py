@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from asrmerge.checkpoints.checkpoint import Checkpoint
 from asrmerge.checkpoints.vocabulary_alignment import vocabulary_files
 from asrmerge.checkpoints.writing import PROVENANCE_FILE, RECIPE_FILE, CheckpointWriter, check_output, checkpoint_writer
 from asrmerge.errors import AsrmergeError
-from asrmerge.merging.block import Block, Method, Parameters
+from asrmerge.merging.block import Block, Method, Parameters, Record, Statistic, needed_statistics
 from asrmerge.merging.budget import MemoryBudget
 from asrmerge.merging.layers import rewrite_config, rewrite_generation
 from asrmerge.merging.plan import MergePlan, PlannedUnit, plan_merge
@@ -30,6 +31,8 @@ from asrmerge.processors import processor_count
 PIECE = 1 << 19  # elements of a tensor that are merged at once where the method allows it: pieces stay in the processor's cache
 MEMORY = 1 << 30  # bytes of tensors in work at once, save that one parameter always fits
 _WORKING_COPIES = 3  # float32 tensors that a method holds beside its inputs, about
+_WORKING_MATRICES = 6  # the same of Gram matrices and factors: three in float64
+_SIDES: Mapping[Statistic, int] = {"grams": -1, "factors": 0}  # as wide as a linear map has columns, or rows
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,9 @@ def merge_to_folder(
         checkpoint_writer(output, plan.specs, donor=donor.folder, extra_files=extra, config=config) as writer,
     ):
         provenance = pool.submit(_provenance, recipe, plan, base, experts, hashes or {})
-        _merge_all(plan, writer, pool, on_progress)
-        writer.add_text(PROVENANCE_FILE, json.dumps(provenance.result(), indent=2, ensure_ascii=False) + "\n")
+        records = _merge_all(plan, writer, pool, on_progress)
+        content = provenance.result() | ({"records": records} if records else {})
+        writer.add_text(PROVENANCE_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def merge_block(method: Method, block: Block, parameters: Parameters) -> Tensor:
@@ -131,25 +135,26 @@ def merge_block(method: Method, block: Block, parameters: Parameters) -> Tensor:
 def _stream(plan: MergePlan) -> Iterator[tuple[str, Tensor]]:
     prepared = plan.prepare()
     for planned in plan.units:
-        yield from _merge_unit(plan, planned, prepared.get(id(planned.parameters)))
+        yield from _merge_unit(plan, planned, prepared.get(id(planned.parameters)), {})
 
 
 def _merge_all(
     plan: MergePlan, writer: CheckpointWriter, pool: ThreadPoolExecutor, on_progress: Callable[[int, int], None]
-) -> None:
+) -> dict[str, Record]:
+    """What the methods recorded, by the units' sorted names."""
     prepared = plan.prepare()
     budget = MemoryBudget(MEMORY)
-    models = len(plan.experts) + (plan.base is not None)
+    records: dict[str, Record] = {}
 
     def work(job: _Job) -> int:
         planned = job.planned
         known = prepared.get(id(planned.parameters))
-        with budget.take(4 * job.elements * (models + _WORKING_COPIES)):
+        with budget.take(_working_bytes(plan, planned, job.elements)):
             if planned.elementwise:
                 piece = plan.piece(planned, job.start, job.stop, known)
                 writer.write(planned.unit.name, merge_block(planned.method, piece, planned.parameters), job.start)
             else:
-                for name, tensor in _merge_unit(plan, planned, known):
+                for name, tensor in _merge_unit(plan, planned, known, records):
                     writer.write(name, tensor)
         return job.elements
 
@@ -158,6 +163,16 @@ def _merge_all(
     for elements in pool.map(work, sorted(_jobs(plan), key=lambda job: -job.elements)):
         done += elements
         on_progress(done, total)
+    return dict(sorted(records.items()))
+
+
+def _working_bytes(plan: MergePlan, planned: PlannedUnit, elements: int) -> int:
+    """What merging so many elements of a unit takes, about: of the models, of their statistics, and to work with."""
+    experts, needed = len(plan.experts), needed_statistics(planned.method)
+    models = experts + (plan.base is not None)
+    tensors = elements * (models * (2 if "fisher" in needed else 1) + _WORKING_COPIES)
+    sides = [planned.shape[index] for kind, index in _SIDES.items() if kind in needed and planned.unit.affine]
+    return 4 * (tensors + sum(side**2 for side in sides) * (experts + _WORKING_MATRICES))
 
 
 def _jobs(plan: MergePlan) -> Iterator[_Job]:
@@ -167,14 +182,17 @@ def _jobs(plan: MergePlan) -> Iterator[_Job]:
             yield _Job(planned, start, min(start + step, planned.elements))
 
 
-def _merge_unit(plan: MergePlan, planned: PlannedUnit, prepared: object) -> Iterator[tuple[str, Tensor]]:
+def _merge_unit(
+    plan: MergePlan, planned: PlannedUnit, prepared: object, records: dict[str, Record]
+) -> Iterator[tuple[str, Tensor]]:
     unit = planned.unit
     stored = plan.read_donor(unit)
     if unit.copied:
         for name, tensor in zip(unit.members, stored, strict=True):
             yield name, tensor.to(plan.specs[name].dtype)
         return
-    merged = merge_block(planned.method, plan.block(planned, stored, prepared), planned.parameters)
+    block = replace(plan.block(planned, stored, prepared), record=partial(records.__setitem__, unit.name))
+    merged = merge_block(planned.method, block, planned.parameters)
     for name, tensor in zip(unit.members, unit.decompose(merged, stored), strict=True):
         yield name, tensor.to(plan.specs[name].dtype)
 

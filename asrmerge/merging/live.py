@@ -31,7 +31,7 @@ from asrmerge.validation import suggest, validate
 
 
 @dataclass(frozen=True, eq=False)
-class _Resident:
+class Resident:
     """One unit in memory: the model's own tensors, the base's values of them, float32 base and task vectors."""
 
     unit: Unit
@@ -69,18 +69,9 @@ class LiveMerge:
             IncompatibleError: an expert lacks a tensor, has one too many, or one of another shape.
             CheckpointError: NaN or Inf in an expert or in the model.
         """
-        if not experts:
-            raise ConfigError("a live merge needs at least one expert: give one.")
-        config = _config(model)
-        targets = _float_tensors(model)
-        known = {canonical_name(name) for name in model.state_dict()} | set(tied_names(config))
-        states = {name: _checked_state(name, state, targets, known) for name, state in sorted(experts.items())}
-        model_type = str(config.get("model_type", ""))
-        units = plan_units({name: tensor.dtype for name, tensor in targets.items()}, model_type)
-        places = plan_places(unit_shapes(units, {name: tensor.shape for name, tensor in targets.items()}), model_type)
-        self._residents = [_resident(unit, places[unit.name], targets, states) for unit in units if not unit.copied]
-        self._joined: list[_Resident] | None = None
-        self._names = tuple(states)
+        self._residents = load_residents(model, experts)
+        self._joined: list[Resident] | None = None
+        self._names = tuple(sorted(experts))
         self._statistics, self._base_statistics = dict(statistics or {}), base_statistics
         self._parts_of: tuple[str, Parameters, tuple[str, ...]] | None = None
         self._parts: list[Sequence[Tensor] | None] = []
@@ -137,7 +128,7 @@ class LiveMerge:
             self._parts_of = method.name, parameters, names
         return self._parts
 
-    def _residents_of(self, method: Method) -> list[_Resident]:
+    def _residents_of(self, method: Method) -> list[Resident]:
         """As the method sees them; linear maps are joined when a method first asks, because that takes their memory again."""
         if not getattr(method, "affine", False):
             return self._residents
@@ -157,7 +148,21 @@ class LiveMerge:
         return sorted(weights)  # the engine's order, so that sums round alike
 
 
-def _resident(unit: Unit, place: Place, targets: Mapping[str, Tensor], states: Mapping[str, Mapping[str, Tensor]]) -> _Resident:
+def load_residents(model: nn.Module, experts: Mapping[str, Mapping[str, Tensor]]) -> list[Resident]:
+    """Every unit of ``model`` that a merge changes, with base and task vectors; arguments and errors as of ``LiveMerge``."""
+    if not experts:
+        raise ConfigError("a live merge needs at least one expert: give one.")
+    config = _config(model)
+    targets = _float_tensors(model)
+    known = {canonical_name(name) for name in model.state_dict()} | set(tied_names(config))
+    states = {name: _checked_state(name, state, targets, known) for name, state in sorted(experts.items())}
+    model_type = str(config.get("model_type", ""))
+    units = plan_units({name: tensor.dtype for name, tensor in targets.items()}, model_type)
+    places = plan_places(unit_shapes(units, {name: tensor.shape for name, tensor in targets.items()}), model_type)
+    return [_resident(unit, places[unit.name], targets, states) for unit in units if not unit.copied]
+
+
+def _resident(unit: Unit, place: Place, targets: Mapping[str, Tensor], states: Mapping[str, Mapping[str, Tensor]]) -> Resident:
     live = tuple(targets[name] for name in unit.members)
     stored = tuple(tensor.detach().clone() for tensor in live)
     base = unit.compose(stored)
@@ -167,10 +172,10 @@ def _resident(unit: Unit, place: Place, targets: Mapping[str, Tensor], states: M
         expert = unit.compose([state[member].detach().to(base.device) for member in unit.members])
         _check_finite(unit.name, expert, name)
         deltas[name] = expert - base
-    return _Resident(unit, place, live, stored, base, deltas)
+    return Resident(unit, place, live, stored, base, deltas)
 
 
-def _joined(residents: Sequence[_Resident]) -> list[_Resident]:
+def _joined(residents: Sequence[Resident]) -> list[Resident]:
     """The residents with the weight and bias of every linear map in one, as methods see them that are ``affine``."""
     by_name = {one.unit.name: one for one in residents}
     linear = [one.unit for one in residents if one.place.role in LINEAR_ROLES]
@@ -183,7 +188,7 @@ def _joined(residents: Sequence[_Resident]) -> list[_Resident]:
             deltas = {name: unit.compose([part.deltas[name] for part in parts]) for name in one.deltas}
             targets = tuple(target for part in parts for target in part.targets)
             stored = tuple(tensor for part in parts for tensor in part.stored)
-            found.append(_Resident(unit, one.place, targets, stored, unit.compose([part.base for part in parts]), deltas))
+            found.append(Resident(unit, one.place, targets, stored, unit.compose([part.base for part in parts]), deltas))
         elif one.unit.name not in biases:
             found.append(one)
     return found

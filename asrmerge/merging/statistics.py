@@ -143,6 +143,18 @@ def open_base_statistics(folder: str, base: Checkpoint, units: Sequence[Unit], h
     return _open({"fisher": statistics_file(folder, "fisher")}, "the base", base, units, hash)
 
 
+def load_statistics(folder: str | Path, checkpoint: Checkpoint) -> ModelStatistics:
+    """Whatever a folder has of a model, for merges into a live model.
+
+    Raises:
+        CheckpointError: a file is truncated or no safetensors file.
+        IncompatibleError: a file is of other weights.
+    """
+    kinds: tuple[Statistic, ...] = ("fisher", "grams", "factors")
+    paths = {kind: statistics_file(folder, kind) for kind in kinds}
+    return _open({kind: path for kind, path in paths.items() if path.is_file()}, "the model", checkpoint, (), None)
+
+
 def statistics_file(folder: str | Path, kind: str) -> Path:
     """Where ``asrmerge stats`` puts statistics of that kind."""
     return Path(folder).expanduser() / f"{kind}.safetensors"

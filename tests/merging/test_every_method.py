@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tiny_models import fine_tuned, save, tiny_model
+from tiny_statistics import add_statistics
 from transformers import AutoModelForCTC, AutoModelForSpeechSeq2Seq
 
 from asrmerge.errors import ConfigError
@@ -17,15 +18,11 @@ EXPERTS = ("legal", "medical", "technical")
 
 @pytest.fixture(scope="module", params=["ctc", "whisper"])
 def folders(request, tmp_path_factory):
-    """Half-precision fine-tunes of one half-precision base, and Fisher files for them."""
+    """Half-precision fine-tunes of one half-precision base, with their statistics."""
     root = tmp_path_factory.mktemp(request.param)
     save(tiny_model(request.param).half(), root / "base")
     for seed, name in enumerate(EXPERTS, start=1):
-        save(fine_tuned(request.param, seed).half(), root / name)
-        state = load_file(root / name / "model.safetensors")
-        weight = "wav2vec2.encoder.pos_conv_embed.conv.weight"  # what the methods see of the weight-normed pair
-        fisher = {key: torch.rand(value.shape) for key, value in state.items()} | {weight: torch.rand(8, 4, 4)}
-        save_file(fisher, root / f"{name}.fisher")
+        add_statistics(save(fine_tuned(request.param, seed).half(), root / name), seed)
     return request.param, root
 
 
@@ -34,10 +31,9 @@ def test_the_folder_is_like_the_bases_and_loads(folders, tmp_path, name):
     family, root = folders
     method = get_method(name)
     count = 1 if name == "passthrough" else getattr(method, "expert_count", 3)
-    fishers = "fisher" in getattr(method, "statistics", ())
+    known = hasattr(method, "statistics")
     experts = [
-        {"name": one, "model": str(root / one)} | ({"fisher": str(root / f"{one}.fisher")} if fishers else {})
-        for one in EXPERTS[:count]
+        {"name": one, "model": str(root / one)} | ({"statistics": str(root / one)} if known else {}) for one in EXPERTS[:count]
     ]
     merge_to_folder(Recipe(method=name, base=str(root / "base"), experts=experts), tmp_path / "out", workers=1)
     merged, base, expert = (
@@ -63,6 +59,9 @@ def test_the_folder_is_like_the_bases_and_loads(folders, tmp_path, name):
         ("nuslerp", 1, "nuslerp merges exactly 2 of the 'experts', and there are 1; change either"),
         ("wise_ft", 2, "wise_ft merges exactly 1 of the 'experts', and there are 2; change either"),
         ("fisher_karcher", 2, "fisher_karcher needs the fisher of each expert; add the key 'statistics' to legal"),
+        ("ugm", 2, "ugm needs the fisher of each expert; add the key 'statistics' to legal"),
+        ("regmean", 2, "regmean needs the grams of each expert; add the key 'statistics' to legal"),
+        ("mats", 2, "mats needs the grams and factors of each expert; add the key 'statistics' to legal"),
     ],
 )
 def test_experts_that_do_not_suit_the_method_are_refused_on_reading(name, count, message):

@@ -196,10 +196,15 @@ def test_what_says_that_it_is_elementwise_may_be_cut(name, case, data):
     if name in ("wise_ft", "passthrough"):
         experts, weights = experts[:1], [1]
     method = get_method(name)
-    whole = run(method, block(base, experts, weights)).ravel()
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    base_fisher, *fishers = [random.gamma(0.3, size=base.size).astype(np.float32) for _ in [base, *experts]]
+
+    def merge(shape, part=slice(None)):
+        made = block(base.ravel()[part].reshape(shape), [expert.ravel()[part].reshape(shape) for expert in experts], weights)
+        known = [torch.tensor(fisher[part].reshape(shape)) for fisher in (base_fisher, *fishers)]
+        return run(method, replace(made, base_fisher=known[0], fishers=known[1:])).ravel()
+
     cut = data.draw(st.integers(0, base.size))
-    pieces = [
-        run(method, block(base.ravel()[part], [expert.ravel()[part] for expert in experts], weights))
-        for part in (slice(0, cut), slice(cut, base.size))
-    ]
+    pieces = [merge(-1, part) for part in (slice(0, cut), slice(cut, base.size))]
+    whole = merge(base.shape)
     np.testing.assert_array_equal(np.concatenate(pieces), whole)

@@ -56,6 +56,8 @@ def test_catalogue_says_what_a_method_needs():
         "wise_ft": "(needs a base and exactly one expert)",
         "slerp": "(needs exactly 2 experts)",
         "fisher_karcher": "(needs each expert's statistics (fisher))",
+        "ugm": "(needs a base and each expert's statistics (fisher))",
+        "mats": "(needs each expert's statistics (grams, factors))",
         "ties": "(needs a base)",
     }.items():
         assert lines[name].endswith(needs)
