@@ -39,3 +39,7 @@ class SearchError(AsrmergeError):
 
 class StatisticsError(AsrmergeError):
     """Statistics of a model cannot be collected, or not from this audio."""
+
+
+class LearningError(AsrmergeError):
+    """A merge cannot be learnt from audio."""

@@ -23,7 +23,7 @@ MAX_SHARD_BYTES = 5_000_000_000  # as transformers
 
 _WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".ot", ".gguf", ".nemo"}
 # What describes the donor's training, and not what is written.
-_LEFT_OUT = {"trainer_state.json", "training.json", "all_results.json", "train_results.json", "eval_results.json"}
+_LEFT_OUT = {"trainer_state.json", "training.json", "learned.json", "all_results.json", "train_results.json", "eval_results.json"}
 _LANGUAGE_MODEL = "language_model"  # the folder that transformers' CTC processors with an n-gram model keep
 
 

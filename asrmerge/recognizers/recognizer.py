@@ -115,6 +115,9 @@ class CachingRecognizer(Protocol):
     def loss(self, batch: Mapping[str, Tensor], *, encoder_states: Tensor | None = None) -> Tensor:
         """As ``Recognizer.loss``; with ``encoder_states``, ``batch`` needs ``labels`` only."""
 
+    def logits(self, batch: Mapping[str, Tensor], *, encoder_states: Tensor | None = None) -> Tensor:
+        """As ``DifferentiableRecognizer.logits``; with ``encoder_states``, ``batch`` needs ``labels`` only."""
+
     def transcribe(
         self, audio: Sequence[np.ndarray], *, batch_seconds: float = 60.0, encoder_states: Tensor | None = None
     ) -> list[str]:

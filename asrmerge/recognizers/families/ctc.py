@@ -65,8 +65,7 @@ class CtcRecognizer:
     def features(self, audio: Sequence[np.ndarray]) -> dict[str, Tensor]:
         """``input_values [batch, samples]`` (wav2vec2-BERT: ``input_features [batch, frames, bins]``), and ``attention_mask``
         where the feature extractor is configured to give one."""
-        shortest = round(_SHORTEST_SECONDS * self.sampling_rate)
-        padded = [np.pad(samples, (0, max(0, shortest - len(samples)))) for samples in audio]
+        padded = [np.pad(samples, (0, max(0, self._shortest - len(samples)))) for samples in audio]
         batch = self.processor.feature_extractor(padded, sampling_rate=self.sampling_rate, padding=True, return_tensors="pt")
         return {
             name: value.to(self.model.device, self.model.dtype if value.is_floating_point() else value.dtype)
@@ -113,7 +112,12 @@ class CtcRecognizer:
         """Output positions that are the utterance ``[batch]``: without an attention mask, padding is part of it."""
         inputs = batch[self.model.main_input_name]
         mask = batch.get("attention_mask")
-        lengths = torch.full((len(inputs),), inputs.shape[1], device=inputs.device) if mask is None else mask.sum(-1)
+        if mask is None:
+            lengths = torch.full((len(inputs),), inputs.shape[1], device=inputs.device)
+        elif self.model.main_input_name == "input_values":
+            lengths = torch.tensor([max(count, self._shortest) for count in samples], device=inputs.device)  # as in features()
+        else:
+            lengths = mask.sum(-1)
         convolution = re.search(r"feature_extractor\.conv_layers\.(\d+)\.", f"{module}.")
         if convolution is None:
             return self._output_lengths(lengths)
@@ -140,7 +144,8 @@ class CtcRecognizer:
             batch_length=round(batch_seconds * self.sampling_rate),
             equal=not self.padding_is_neutral(),
         )
-        with evaluating(self.model), torch.inference_mode(), fast_linear(self.model):
+        # Not in inference mode: rotary positions are kept by the model, and a gradient may be asked for later.
+        with evaluating(self.model), torch.no_grad(), fast_linear(self.model):
             found = map_batches(
                 batches,
                 lambda places: self._paths(self.features([audio[short[place]] for place in places])),
@@ -188,6 +193,10 @@ class CtcRecognizer:
     def save(self, folder: Path, *, dtype: torch.dtype | None = None) -> None:
         """Write everything that ``from_pretrained`` needs to ``folder``; weights in ``dtype`` (default: the model's)."""
         save_checkpoint(folder, self.model, self.processor, dtype)
+
+    @property
+    def _shortest(self) -> int:
+        return round(_SHORTEST_SECONDS * self.sampling_rate)
 
     @property
     def _blank(self) -> int:
