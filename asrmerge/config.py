@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from asrmerge.experts.settings import FinetuneSettings
 from asrmerge.settings_file import read_settings
+from asrmerge.statistics.settings import Kind, StatisticsSettings
 from asrmerge.validation import Section, validate
 
 
@@ -71,6 +72,13 @@ class SearchSettings(Section):
     constraints: tuple[str, ...] = ()
 
 
+class StatisticsOfRun(StatisticsSettings):
+    """Statistics of the experts, where a method of the search needs them; ``kinds`` beside those that it does."""
+
+    kinds: tuple[Kind, ...] = ()
+    utterances: int | None = Field(default=200, ge=1, description="of each domain's training audio, else of its validation")
+
+
 class EvaluationSettings(Section):
     """How figures are made: text normaliser, bootstrap samples, confidence level."""
 
@@ -91,6 +99,7 @@ class RunConfig(Section):
     finetune: FinetuneSettings = FinetuneSettings()
     joint: bool = False
     search: SearchSettings = SearchSettings()
+    statistics: StatisticsOfRun = StatisticsOfRun()
     evaluation: EvaluationSettings = EvaluationSettings()
     cache: str = "~/.cache/asrmerge"
     workers: Annotated[int, Field(ge=1)] = 2

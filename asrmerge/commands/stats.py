@@ -27,6 +27,9 @@ def stats(
         str, typer.Option(help="sampled (labels drawn from the model) or empirical (the transcripts).")
     ] = "sampled",
     draws: Annotated[int, typer.Option(help="Samples of each utterance, where they are drawn.")] = 1,
+    base: Annotated[
+        str | None, typer.Option("--base", "-b", help="Leave out what none of the models has changed of this one.")
+    ] = None,
     every_domain: Annotated[
         bool, typer.Option("--every-domain", help="Each model hears every domain; into NAME/DOMAIN.")
     ] = False,
@@ -68,7 +71,7 @@ def stats(
             for name, place in places.items()
         }
         jobs = plan_statistics(
-            named, corpora, output.expanduser(), settings, every_domain=every_domain, device=chosen, language=language
+            named, corpora, output.expanduser(), settings, every_domain=every_domain, base=base, device=chosen, language=language
         )
         count = workers or (processor_count() if chosen == "cpu" else 1)
         found = run_statistics(jobs, workers=count, view=view, threads=threads)

@@ -34,6 +34,7 @@ class Header(Section):
         seed, draws: of random choices; None where there were none.
         padding_weight: what a position of padding counts beside one of speech; None where it has no part.
         positions: module → the total weight of its positions, which the mean is over.
+        unchanged: parameters that the models of the merge have in common, which have no entries.
         shares: module → the one whose inputs it has as well, and under whose name they are stored.
         lacking: module → why it has no entry; of a Fisher, parameter → why it is zero.
         note: what else there is to know.
@@ -54,6 +55,7 @@ class Header(Section):
     draws: int | None = None
     padding_weight: float | None = None
     positions: dict[str, float] = Field(default_factory=dict)
+    unchanged: tuple[str, ...] = ()
     shares: dict[str, str] = Field(default_factory=dict)
     lacking: dict[str, str] = Field(default_factory=dict)
     note: str = ""
@@ -67,11 +69,14 @@ def write_statistics(path: Path, tensors: Mapping[str, Tensor], header: Header) 
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file atomically, without a second copy of it in memory."""
+    """Write a safetensors file atomically, without a second copy of it in memory.
+
+    The same content gives the same bytes, if ``metadata`` has one entry: of several, the library writes any one first.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         temporary = Path(folder) / path.name
-        save_file(dict(tensors), temporary, metadata={"format": "pt", **metadata})
+        save_file(dict(tensors), temporary, metadata=dict(metadata))
         temporary.chmod(0o644)
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())

@@ -30,6 +30,11 @@ class _File:
     reader: SafetensorsReader
     header: Header | None
 
+    @property
+    def unchanged(self) -> tuple[str, ...]:
+        """Parameters that it leaves out because the models of its merge have them in common."""
+        return () if self.header is None else self.header.unchanged
+
     def has(self, name: str) -> bool:
         return name in self.reader.names()
 
@@ -52,12 +57,14 @@ class ModelStatistics:
 
     def fisher(self, unit: Unit) -> Tensor:
         """The Fisher diagonal of a unit, float32, in the shape that the merge gives it."""
-        read = [self._spread(name, self.files["fisher"].reader.read(name).to(torch.float32)) for name in fisher_names(unit)]
+        read = [self._read_fisher(unit, name) for name in fisher_names(unit)]
         return unit.compose(read) if unit.affine else read[0]
 
     def fisher_elements(self, name: str, start: int, stop: int) -> Tensor:
         """Elements ``start`` to ``stop`` of the flattened diagonal, float32: [stop − start]."""
         reader = self.files["fisher"].reader
+        if name not in reader.names():
+            return torch.zeros(stop - start)
         if is_head(name):
             return self._spread(name, reader.read(name).to(torch.float32)).flatten()[start:stop]
         return reader.read_elements(name, start, stop).to(torch.float32)
@@ -81,6 +88,12 @@ class ModelStatistics:
         if isinstance(self.checkpoint, AlignedCheckpoint) and is_head(unit.name):
             return self.checkpoint.spread_square(unit.name, factor)
         return factor
+
+    def _read_fisher(self, unit: Unit, name: str) -> Tensor:
+        """Zeros of what the file leaves out because all models have it in common."""
+        if not self.files["fisher"].has(name):
+            return torch.zeros(_fisher_shape(self.checkpoint, unit, name))
+        return self._spread(name, self.files["fisher"].reader.read(name).to(torch.float32))
 
     def _spread(self, name: str, diagonal: Tensor) -> Tensor:
         return self.checkpoint.spread(name, diagonal) if isinstance(self.checkpoint, AlignedCheckpoint) else diagonal
@@ -132,10 +145,24 @@ def open_statistics(
         IncompatibleError: a file is of other weights, lacks a parameter, or has another shape for it.
     """
     known = dict(hashes or {})
-    return tuple(
+    found = tuple(
         _open(_paths(expert, kinds), f"the expert {expert.name}", checkpoint, units, known.get(expert.name))
         for expert, checkpoint in zip(experts, checkpoints, strict=True)
     )
+    _check_same_left_out(found, [expert.name for expert in experts], kinds)
+    return found
+
+
+def _check_same_left_out(found: Sequence[ModelStatistics], names: Sequence[str], kinds: Sequence[Statistic]) -> None:
+    """That what one expert's file leaves out as common to all models, the others' leave out too: else it is not common."""
+    for kind in kinds:
+        first, *others = (set(one.files[kind].unchanged) for one in found)
+        for name, other in zip(names[1:], others, strict=True):
+            if differing := sorted(first ^ other):
+                raise IncompatibleError(
+                    f"the {kind} of {names[0]} and of {name} were collected for different merges: {differing[0]} is in one of "
+                    "them only; collect those of all experts in one call of asrmerge stats."
+                )
 
 
 def open_base_statistics(folder: str, base: Checkpoint, units: Sequence[Unit], hash: str | None = None) -> ModelStatistics:
@@ -196,6 +223,8 @@ def _open(
     for unit in units:
         if "fisher" in files:
             for name in fisher_names(unit):
+                if name in files["fisher"].unchanged:
+                    continue
                 _check(files["fisher"].reader, checkpoint, name, _fisher_shape(checkpoint, unit, name), whose)
         if "grams" in files and unit.affine:
             _check_square(files["grams"], checkpoint, unit, 1, whose)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from asrmerge.errors import AsrmergeError, ConfigError
+from asrmerge.merging.block import Statistic, is_searchable, needed_statistics, shares_weights
 from asrmerge.merging.recipe import Recipe, RecipeExpert
 from asrmerge.merging.registry import find_methods, get_method
 
@@ -53,9 +54,15 @@ class Candidate:
         raise ConfigError(f"'{self.label}' is merged by {self.method}, which is no sum of task vectors: it has no coefficients.")
 
     def point(self, method: str) -> dict[str, float] | None:
-        """Its coefficients as a merge by ``method``, whose weights multiply the task vectors; None where it is none."""
+        """What a search tunes of it as a merge by ``method``, by expert; None where it is none.
+
+        Of a method whose weights multiply the task vectors, what multiplies each; of one whose weights are shares of a whole,
+        shares and scale in one: scale × number of experts × share.
+        """
         if self.kind == "base":
             return dict.fromkeys(self.weights, 0.0)
+        if self.method == method and _shares(method):
+            return _unshared(self.weights, float(self.parameters.get("scale", 1.0)))
         if self.method == method and method != SUM:
             scale = float(self.parameters.get("scale", 1.0))
             return {name: scale * weight for name, weight in self.weights.items()}
@@ -72,10 +79,21 @@ class Candidate:
             return (self.method, *sorted(self.weights.items()), json.dumps(dict(self.parameters), sort_keys=True))
         return tuple(sorted((name, round(value, 6) + 0.0) for name, value in coefficients.items()))
 
-    def recipe(self, *, base: str, models: Mapping[str, str]) -> Recipe:
-        """The recipe that merges it; ``models``: expert name → folder or hub id."""
-        experts = tuple(RecipeExpert(name=name, model=models[name], weight=weight) for name, weight in self.weights.items())
-        return Recipe(method=self.method, base=base, experts=experts, parameters=dict(self.parameters))
+    def recipe(self, *, base: str, models: Mapping[str, str], statistics: Mapping[str, str] | None = None) -> Recipe:
+        """The recipe that merges it.
+
+        Args:
+            models: expert name → folder or hub id.
+            statistics: expert name, or ``base`` → folder of its statistics; named in the recipe where the method needs them.
+        """
+        needed = needed_statistics(get_method(self.method))
+        known = dict(statistics or {}) if needed else {}
+        experts = tuple(
+            RecipeExpert(name=name, model=models[name], weight=weight, statistics=known.get(name))
+            for name, weight in self.weights.items()
+        )
+        of_base = known.get("base") if "fisher" in needed else None
+        return Recipe(method=self.method, base=base, base_statistics=of_base, experts=experts, parameters=dict(self.parameters))
 
     def to_json(self) -> dict[str, Any]:
         """As plain values; ``from_json`` gives it back."""
@@ -94,25 +112,42 @@ class Candidate:
 
 
 def scaled_sum(label: str, coefficients: Mapping[str, float], kind: Kind = "search", method: str = SUM) -> Candidate:
-    """base + Σ cₜτₜ, or what another method makes of the task vectors with these weights."""
-    return Candidate(label, method, dict(coefficients), {}, kind)
+    """base + Σ cₜτₜ, or what another method makes of these coefficients (see ``Candidate.point``)."""
+    if not _shares(method):
+        return Candidate(label, method, dict(coefficients), {}, kind)
+    scale = math.fsum(coefficients.values()) / len(coefficients)
+    shares = {name: round(value / scale, 6) if scale else 1.0 for name, value in coefficients.items()}
+    return Candidate(label, method, shares, {"scale": scale}, kind)
 
 
 def check_methods(methods: Sequence[str]) -> None:
     """Check that a search can tune the weights of these methods.
 
     Raises:
-        ConfigError: an unknown method, or one whose weights do not multiply the task vectors.
+        ConfigError: an unknown method, or one whose weights a search cannot tune.
     """
-    usable = [name for name, method in find_methods().items() if getattr(method, "weights_multiply", False)]
+    usable = [name for name, method in find_methods().items() if is_searchable(method)]
     if not methods:
         raise ConfigError(f"the search has no methods: give one or several of {', '.join(usable)}.")
     for name in methods:
-        get_method(name)
-        if name not in usable:
+        if not is_searchable(get_method(name)):
             raise ConfigError(
-                f"the search tunes what multiplies the task vectors, which {name} has not; choose among {', '.join(usable)}."
+                f"the search tunes how much of each expert there is, which {name} does not say; choose among {', '.join(usable)}."
             )
+
+
+def statistics_of(methods: Sequence[str]) -> tuple[Statistic, ...]:
+    """What must be known of every expert for these methods."""
+    return tuple(dict.fromkeys(kind for name in methods for kind in needed_statistics(get_method(name))))
+
+
+def _shares(method: str) -> bool:
+    return shares_weights(get_method(method))
+
+
+def _unshared(weights: Mapping[str, float], scale: float) -> dict[str, float]:
+    total = math.fsum(weights.values())
+    return {name: scale * len(weights) * weight / total for name, weight in weights.items()}
 
 
 def fixed_candidates(

@@ -42,6 +42,7 @@ class CandidateEvaluator:
         device: str = "cpu",
         language: str | None = None,
         batch_seconds: float = 60.0,
+        statistics: Mapping[str, str | Path] | None = None,
         scratch: Path | None = None,
     ) -> None:
         """Args:
@@ -49,6 +50,7 @@ class CandidateEvaluator:
             validation: domain → utterances.
             normalizer: of references and transcripts, by name.
             workers: processes; up to one, the work is done in this process. The results are the same.
+            statistics: expert, or ``base`` → folder of its statistics, for methods that need them.
             scratch: folder on the disk that holds encoder states; the system's temporary folder by default.
 
         Raises:
@@ -70,6 +72,7 @@ class CandidateEvaluator:
             "device": device,
             "language": language,
             "batch_seconds": batch_seconds,
+            "statistics": {name: str(folder) for name, folder in (statistics or {}).items()},
         }
         self._workers = workers
         self._scratch = scratch

@@ -16,9 +16,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from asrmerge.checkpoints import Checkpoint
+from asrmerge.errors import ConfigError
 from asrmerge.evaluation.counts import ErrorCounts, count_errors
 from asrmerge.evaluation.normalizers import normalizer
 from asrmerge.merging import LiveMerge
+from asrmerge.merging.statistics import ModelStatistics, load_statistics
 from asrmerge.recognizers import CachingRecognizer, Precision, Recognizer, load_recognizer
 from asrmerge.search.candidate import Candidate, CandidateError
 from asrmerge.speech.audio import read_utterance
@@ -27,6 +29,7 @@ from asrmerge.speech.manifest import Utterance
 Audio = npt.NDArray[np.float32]
 
 SHARD_SECONDS = 120.0
+BASE = "base"  # in the statistics, whose the base's are
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class ScoringJob:
     device: str
     language: str | None
     batch_seconds: float
+    statistics: Mapping[str, str]  # folder of each expert's statistics, and of the base's, where methods need them
     states: Path  # folder for encoder states, until all workers have mapped them
 
 
@@ -86,7 +90,7 @@ class Scorer:
         )
         states = {name: _state(source) for name, source in job.experts.items()}
         self.encoder_is_shared = _encoder_is_shared(self._recognizer, states)
-        self._live = LiveMerge(self._recognizer.model, states)
+        self._live = LiveMerge(self._recognizer.model, states, *_statistics(job))
         self._applied: tuple[Any, ...] | None = None
         self._audio: dict[int, list[Audio]] = {}
         self._states: dict[int, Tensor] = {}
@@ -141,7 +145,7 @@ class Scorer:
         else:
             try:
                 self._live.apply(candidate.method, candidate.weights, candidate.parameters)
-            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            except (torch.linalg.LinAlgError, ConfigError) as error:  # type: ignore[attr-defined]
                 raise CandidateError(f"'{candidate.label}' cannot be merged: {error}") from error
             if not all(bool(torch.isfinite(parameter).all()) for parameter in self._recognizer.model.parameters()):
                 raise CandidateError(f"the merged weights of '{candidate.label}' hold NaN or Inf.")
@@ -193,6 +197,14 @@ def one_thread() -> Iterator[None]:
 def _state(source: str) -> dict[str, Tensor]:
     checkpoint = Checkpoint.open(source)
     return {name: checkpoint.read(name) for name in checkpoint.names}
+
+
+def _statistics(job: ScoringJob) -> tuple[dict[str, ModelStatistics], ModelStatistics | None]:
+    """Of every expert and of the base, whatever there is on disk."""
+    folders = dict(job.statistics)
+    base = folders.pop(BASE, None)
+    found = {name: load_statistics(folder, Checkpoint.open(job.experts[name])) for name, folder in folders.items()}
+    return found, None if base is None else load_statistics(base, Checkpoint.open(job.base))
 
 
 def _encoder_is_shared(recognizer: Recognizer, states: Mapping[str, Mapping[str, Tensor]]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,18 +16,19 @@ from asrmerge import __version__
 from asrmerge.checkpoints.safetensors_file import SafetensorsReader
 from asrmerge.errors import AsrmergeError, ManifestError, StatisticsError
 from asrmerge.files import hash_content
-from asrmerge.merging.artefact import Header, Kind, read_header, write_statistics
+from asrmerge.merging.artefact import Header, read_header, write_statistics
 from asrmerge.merging.statistics import statistics_file
 from asrmerge.recognizers.batching import length_buckets
 from asrmerge.recognizers.computing import evaluating
-from asrmerge.speech.audio import read_utterance
+from asrmerge.recognizers.fast_linear import fast_linear
+from asrmerge.speech.audio import hash_audio, read_utterance
 from asrmerge.speech.manifest import Utterance
 from asrmerge.statistics.collectors import Collector, make_collectors
 from asrmerge.statistics.modules import remove_weight_norms
 from asrmerge.statistics.partial import Partial
-from asrmerge.statistics.settings import StatisticsSettings
+from asrmerge.statistics.settings import Kind, StatisticsSettings
 from asrmerge.statistics.subject import Subject
-from asrmerge.statistics.watching import Watch, Watcher, find_shares
+from asrmerge.statistics.watching import Watch, Watcher, take_first_look
 
 logger = logging.getLogger(__name__)
 _SHORTEST_SECONDS = 0.01  # a frame of features
@@ -50,10 +51,16 @@ def missing_kinds(folder: Path, settings: StatisticsSettings, key: str) -> list[
     return [kind for kind in settings.kinds if _known_key(statistics_file(folder, kind)) != _key_of(kind, settings, key)]
 
 
-def statistics_key(model_hash: str, utterances: Sequence[Utterance]) -> tuple[str, str]:
-    """Changes with the weights or the audio and its texts; and the hash of the latter alone."""
-    data = hash_content([[one.identifier, one.text, str(one.audio), one.start, one.duration] for one in utterances])
-    return hash_content([model_hash, data]), data
+def statistics_key(subject: Subject, utterances: Sequence[Utterance]) -> tuple[str, str]:
+    """Changes with the weights, the prompt, or the audio and its texts; and the hash of the latter alone.
+
+    Audio is what is heard, wherever it is stored.
+
+    Raises:
+        AudioError: an audio file cannot be read.
+    """
+    data = hash_content([[one.identifier, one.text, _hash_utterance(one)] for one in utterances])
+    return hash_content([subject.hash, subject.recognizer.decoding_settings().generation, data]), data
 
 
 def collect_statistics(
@@ -62,6 +69,7 @@ def collect_statistics(
     folder: Path,
     settings: StatisticsSettings,
     *,
+    keep_every: float = 30.0,
     on_utterance: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[Kind, Header]:
     """Write ``folder/KIND.safetensors`` for each kind that is not there yet; the headers of all.
@@ -69,6 +77,7 @@ def collect_statistics(
     A killed run goes on where it last wrote its sums. The model's weight-normed weights become plain ones.
 
     Args:
+        keep_every: seconds after which the sums so far are written, more where that takes long; 0: after every batch.
         on_utterance: called with the utterances done and their number.
 
     Raises:
@@ -77,17 +86,20 @@ def collect_statistics(
         StatisticsError: no gradient was finite.
     """
     chosen = _choose(utterances, settings)
-    key, data = statistics_key(subject.hash, chosen)
+    key, data = statistics_key(subject, chosen)
     missing = missing_kinds(folder, settings, key)
     if missing:
         work = settings.model_copy(update={"kinds": tuple(missing)})
         remove_weight_norms(subject.recognizer.model)
-        collection = _Collection(subject, chosen, work, Partial(folder, hash_content([key, work.model_dump()])))
-        with evaluating(subject.recognizer.model):
+        partial = Partial(folder, hash_content([__version__, key, work.model_dump()]), keep_every)
+        with evaluating(subject.recognizer.model), fast_linear(subject.recognizer.model):
+            collection = _Collection(subject, chosen, work, partial)
             collection.run(on_utterance)
         for collector in collection.collectors:
             tensors, positions = collector.result(max(collection.tally.gradients, 1))
             header = collection.header(collector, positions, data, _key_of(collector.kind, settings, key))
+            if header.note:
+                logger.warning("%s of %s: %s", collector.kind, subject.label, header.note)
             write_statistics(statistics_file(folder, collector.kind), tensors, header)
         collection.partial.remove()
     headers = {kind: read_header(SafetensorsReader(statistics_file(folder, kind))) for kind in settings.kinds}
@@ -103,15 +115,20 @@ class _Collection:
         self._recognizer = subject.recognizer
         self._utterances = self._usable(utterances)
         self._total = len(utterances)
-        first = self._batch([self._utterances[0]])[0]
-        self.shares = find_shares(self._recognizer, first) if "grams" in settings.kinds else {}
-        self.collectors = make_collectors(self._recognizer.model, settings, self.shares)
+        # Of two rows, so that what all rows of a batch have in common can be told from what each has.
+        self._look = take_first_look(self._recognizer, self._batch([self._utterances[0]] * 2)[0])
+        self.collectors = make_collectors(self._recognizer.model, settings, self._look.shares)
+        named = dict(self._recognizer.model.named_parameters())
+        for name in named.keys() & set(settings.unchanged):
+            named[name].requires_grad_(False)  # what lies before all that is left needs no backward pass
+        trained = {name: value for name, value in named.items() if value.requires_grad}
+        self._parameters = trained if "fisher" in settings.kinds else {}
 
     def run(self, on_utterance: Callable[[int, int], None]) -> None:
         batches = self._plan()
-        if (restored := self.partial.read(self.collectors)) is not None:
+        if (restored := self.partial.read(self.collectors, self._recognizer.model.device)) is not None:
             self.tally = _Tally(**restored)
-        watcher = Watcher(self._recognizer, self.collectors, self.settings.padding_every)
+        watcher = Watcher(self._recognizer, self.collectors, self._look.sequences, self.settings.padding_every)
         try:
             for batch in batches[self.tally.batches :]:
                 self._observe(watcher, [self._utterances[index] for index in batch])
@@ -124,7 +141,8 @@ class _Collection:
 
     def header(self, collector: Collector, positions: dict[str, float], data: str, key: str) -> Header:
         settings, kind = self.settings, collector.kind
-        drawn = settings.gradients and kind in ("fisher", "factors") and settings.fisher == "sampled"
+        drawn = kind in ("fisher", "factors") and settings.fisher == "sampled"
+        padded = any(self._recognizer.hears_padding(module) for module in positions)
         return Header(
             kind=kind,
             variant=settings.fisher if kind in ("fisher", "factors") else "",
@@ -138,15 +156,19 @@ class _Collection:
             skipped=self.tally.skipped,
             seed=settings.seed if drawn else None,
             draws=settings.draws if drawn else None,
-            padding_weight=(1 / settings.padding_every if settings.padding_every else 0.0) if kind != "fisher" else None,
+            padding_weight=(1 / settings.padding_every if settings.padding_every else 0.0) if padded else None,
             positions=positions,
-            shares=self.shares if kind == "grams" else {},
+            note=_too_little_audio(collector.sums, positions) if kind == "grams" else "",
+            unchanged=settings.unchanged if kind != "activations" else (),
+            shares=dict(self._look.shares) if kind == "grams" else {},
             lacking=collector.lacking,
             asrmerge=__version__,
         )
 
     def _usable(self, utterances: Sequence[Utterance]) -> list[Utterance]:
         """Without those that are too short or too long, which are named in the header."""
+        if not utterances:
+            raise ManifestError(f"There is no audio for statistics of {self.subject.label}: give some.")
         window = self._recognizer.window_seconds
         kept = []
         for one in utterances:
@@ -154,6 +176,8 @@ class _Collection:
                 self.tally.skipped[one.identifier] = "shorter than a frame"
             elif window is not None and one.duration > window:
                 self.tally.skipped[one.identifier] = f"longer than the model's window of {window:g} s"
+            elif (problem := self._text_problem(one)) is not None:
+                self.tally.skipped[one.identifier] = problem
             else:
                 kept.append(one)
         if not kept:
@@ -162,6 +186,13 @@ class _Collection:
                 f"{self.tally.skipped[utterances[0].identifier]}; give other audio."
             )
         return kept
+
+    def _text_problem(self, utterance: Utterance) -> str | None:
+        try:
+            self._recognizer.labels([utterance.text])
+        except ManifestError:
+            return "its text is longer than the decoder"
+        return None
 
     def _plan(self) -> list[list[int]]:
         """Batches of utterances; where gradients are taken, each is a batch of its own."""
@@ -185,10 +216,11 @@ class _Collection:
         batch, samples = self._batch(utterances)
         with watcher.watching(batch, samples) as watch, torch.set_grad_enabled(self.settings.gradients):
             logits = self._recognizer.logits(batch)
-            if not bool(torch.isfinite(logits).all()):
+            finite = torch.isfinite(logits).flatten(1).all(1).tolist()
+            if not all(finite):
                 raise StatisticsError(
-                    f"{self.subject.label} gives NaN or Inf for {utterances[0].identifier}: the training diverged; take an "
-                    "earlier checkpoint."
+                    f"{self.subject.label} gives NaN or Inf for {utterances[finite.index(False)].identifier}: the training "
+                    "diverged; take an earlier checkpoint."
                 )
             problem = self._backward(watcher, watch, logits, utterances[0]) if self.settings.gradients else None
         if problem is not None:
@@ -199,7 +231,6 @@ class _Collection:
 
     def _backward(self, watcher: Watcher, watch: Watch, logits: Tensor, utterance: Utterance) -> str | None:
         """Tell of the gradients of one utterance's draws; why there were none, if so."""
-        parameters = {name: value for name, value in self._recognizer.model.named_parameters() if value.requires_grad}
         draws = self.settings.draws if self.settings.fisher == "sampled" else 1
         found, problem = 0, "its gradients are not finite"
         for draw in range(draws):
@@ -210,7 +241,7 @@ class _Collection:
             loss = self._recognizer.negative_log_likelihoods(logits, watch.batch, labels).sum()
             if not bool(torch.isfinite(loss)):
                 problem = "its text does not fit in its audio" if torch.isposinf(loss) else "its likelihood is not a number"
-            elif watcher.gradients(watch, loss, parameters, again=draw + 1 < draws):
+            elif watcher.gradients(watch, loss, self._parameters, again=draw + 1 < draws):
                 found += 1
         self.tally.gradients += found
         if found:
@@ -231,12 +262,30 @@ class _Collection:
             logger.warning("statistics of %s: %d utterances skipped (%s%s)", self.subject.label, len(skipped), named, more)
 
 
+def _too_little_audio(sums: Mapping[str, Tensor], positions: Mapping[str, float]) -> str:
+    """Says how many Gram matrices cannot have full rank; empty if none."""
+    short = [name for name, count in positions.items() if count < len(sums[name])]
+    if not short:
+        return ""
+    return (
+        f"{len(short)} of {len(positions)} linear maps were heard at fewer positions than they have inputs ({short[0]}: "
+        f"{positions[short[0]]:.0f} and {len(sums[short[0]]) - 1}), so that their Gram matrices are singular; merges regularise "
+        "them, more audio is better"
+    )
+
+
 def _choose(utterances: Sequence[Utterance], settings: StatisticsSettings) -> list[Utterance]:
     """As many as are asked for, drawn by the seed, in the corpus's order."""
     if settings.utterances is None or len(utterances) <= settings.utterances:
         return list(utterances)
     order = np.random.default_rng(settings.seed).permutation(len(utterances))
     return [utterances[index] for index in sorted(order[: settings.utterances])]
+
+
+def _hash_utterance(utterance: Utterance) -> str:
+    if utterance.start is None:
+        return hash_audio(utterance.audio)
+    return hash_audio(utterance.audio, start=utterance.start, duration=utterance.duration)
 
 
 def _seed(seed: int, identifier: str, draw: int) -> int:
@@ -246,8 +295,13 @@ def _seed(seed: int, identifier: str, draw: int) -> int:
 
 def _key_of(kind: Kind, settings: StatisticsSettings, key: str) -> str:
     """Changes with what decides the values of one kind."""
-    fields = {"fisher": ("fisher", "draws", "seed"), "factors": ("fisher", "draws", "seed", "padding_every", "widest")}
-    used = fields.get(kind, ("padding_every", "widest"))
+    fields: dict[Kind, tuple[str, ...]] = {
+        "fisher": ("fisher", "draws", "seed", "unchanged"),
+        "grams": ("padding_every", "widest", "unchanged"),
+        "factors": ("fisher", "draws", "seed", "padding_every", "widest", "unchanged"),
+        "activations": ("padding_every",),
+    }
+    used = fields[kind]
     return hash_content([__version__, kind, key, settings.model_dump(include=set(used))])
 
 

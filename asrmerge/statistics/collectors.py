@@ -8,12 +8,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from asrmerge.merging.artefact import Kind
 from asrmerge.statistics.modules import layers, linear_maps, map_inputs, map_outputs, map_width
-from asrmerge.statistics.settings import StatisticsSettings
-from asrmerge.statistics.sums import add_gram, add_product, effective_rank
+from asrmerge.statistics.settings import Kind, StatisticsSettings
+from asrmerge.statistics.sums import add_gram, add_product, effective_rank, pick, whole
 
 Modules = Mapping[str, nn.Module]
+_NEVER = "it was never computed by itself for each utterance"
+_UNCHANGED = "it is the same in all models"
 
 
 class Collector(Protocol):
@@ -23,13 +24,14 @@ class Collector(Protocol):
     units: str
     sums: dict[str, Tensor]
     watched: Modules  # whose calls it is told of
+    differentiated: Modules  # whose outputs' gradients it is told of
     lacking: dict[str, str]  # module → why it is left out
 
     def on_call(self, name: str, inputs: Tensor, outputs: Tensor, chosen: Tensor) -> None:
-        """A watched module's call. Shapes: ``chosen`` [batch, positions], which positions count."""
+        """A watched module's call. Shapes: ``chosen`` [rows], the positions that count, ascending, in batch · positions."""
 
     def on_gradients(self, parameters: Mapping[str, Tensor], outputs: Mapping[str, Tensor], chosen: Mapping[str, Tensor]) -> None:
-        """Gradients of one utterance's summed negative log-likelihood: of parameters, and of watched modules' outputs."""
+        """Gradients of one utterance's summed negative log-likelihood: of parameters, and of ``differentiated`` outputs."""
 
     def result(self, count: int) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The tensors of the artefact, and the total weight of positions by module.
@@ -46,9 +48,11 @@ class FisherCollector:
     units = "nats² per squared unit of the parameter, the mean over utterances of the squared gradient of log p(text | audio)"
 
     def __init__(self, model: nn.Module, settings: StatisticsSettings) -> None:
-        self.sums = {name: torch.zeros_like(value) for name, value in _trainable(model).items()}
+        kept = {name: value for name, value in _trainable(model).items() if name not in settings.unchanged}
+        self.sums = {name: torch.zeros_like(value) for name, value in kept.items()}
         self.watched: Modules = {}
-        self.lacking: dict[str, str] = {}
+        self.differentiated: Modules = {}
+        self.lacking = dict.fromkeys(settings.unchanged, _UNCHANGED)
 
     def on_call(self, name: str, inputs: Tensor, outputs: Tensor, chosen: Tensor) -> None:
         """Nothing: only gradients count."""
@@ -60,6 +64,7 @@ class FisherCollector:
 
     def result(self, count: int) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The mean over utterances and draws."""
+        self.lacking |= {name: "no loss hangs on it" for name, value in self.sums.items() if not bool(value.any())}
         return {name: value / count for name, value in self.sums.items()}, {}
 
 
@@ -72,15 +77,20 @@ class GramCollector:
     def __init__(self, model: nn.Module, settings: StatisticsSettings, shares: Mapping[str, str]) -> None:
         maps = linear_maps(model)
         self.lacking = _too_wide({name: map_width(module) for name, module in maps.items()}, settings.widest, "inputs")
-        self._maps = {name: module for name, module in maps.items() if name not in self.lacking and name not in shares}
+        self.lacking |= _unchanged_maps(maps, settings)
+        # One is kept for all maps that share it and need it, under the name of the first.
+        needed = {shares.get(name, name) for name in maps if name not in self.lacking}
+        self.lacking = {name: reason for name, reason in self.lacking.items() if name not in needed}
+        self._maps = {name: module for name, module in maps.items() if name in needed}
         self.watched: Modules = self._maps
+        self.differentiated: Modules = {}
         self.sums = {
             name: torch.zeros((map_width(module) + 1,) * 2, device=module.weight.device) for name, module in self._maps.items()
         }
 
     def on_call(self, name: str, inputs: Tensor, outputs: Tensor, chosen: Tensor) -> None:
         """Adds the inputs of the chosen positions."""
-        add_gram(self.sums[name], map_inputs(self._maps[name], inputs.detach())[chosen])
+        add_gram(self.sums[name], pick(map_inputs(self._maps[name], inputs.detach()), chosen))
 
     def on_gradients(self, parameters: Mapping[str, Tensor], outputs: Mapping[str, Tensor], chosen: Mapping[str, Tensor]) -> None:
         """Nothing: only inputs count."""
@@ -88,8 +98,8 @@ class GramCollector:
     def result(self, count: int) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The means; what was never called has none."""
         weights = {name: float(total[-1, -1]) for name, total in self.sums.items()}
-        self.lacking |= {name: "it was never computed" for name, weight in weights.items() if not weight}
-        return {name: self.sums[name] / weight for name, weight in weights.items() if weight}, weights
+        self.lacking |= {name: _NEVER for name, weight in weights.items() if not weight}
+        return {name: whole(self.sums[name]) / weight for name, weight in weights.items() if weight}, weights
 
 
 class FactorCollector:
@@ -101,9 +111,10 @@ class FactorCollector:
     def __init__(self, model: nn.Module, settings: StatisticsSettings) -> None:
         maps = linear_maps(model)
         widths = {name: module.weight.shape[0] for name, module in maps.items()}
-        self.lacking = _too_wide(widths, settings.widest, "outputs")
+        self.lacking = _too_wide(widths, settings.widest, "outputs") | _unchanged_maps(maps, settings)
         self._maps = {name: module for name, module in maps.items() if name not in self.lacking}
-        self.watched: Modules = self._maps
+        self.watched: Modules = {}
+        self.differentiated: Modules = self._maps
         self.sums = {name: torch.zeros((widths[name],) * 2, device=module.weight.device) for name, module in self._maps.items()}
         self.sums["positions"] = torch.zeros(len(self._maps), dtype=torch.float64)
 
@@ -114,7 +125,7 @@ class FactorCollector:
         """Adds the gradients at the chosen positions."""
         for index, (name, module) in enumerate(self._maps.items()):
             if name in outputs:
-                rows = map_outputs(module, outputs[name])[chosen[name]]
+                rows = pick(map_outputs(module, outputs[name]), chosen[name])
                 add_product(self.sums[name], rows)
                 self.sums["positions"][index] += len(rows)
 
@@ -122,7 +133,7 @@ class FactorCollector:
         """The means; what no loss hangs on has none."""
         weights = dict(zip(self._maps, self.sums["positions"].tolist(), strict=True))
         self.lacking |= {name: "no loss hangs on it" for name, weight in weights.items() if not weight}
-        return {name: self.sums[name] / weight for name, weight in weights.items() if weight}, weights
+        return {name: whole(self.sums[name]) / weight for name, weight in weights.items() if weight}, weights
 
 
 class ActivationCollector:
@@ -135,12 +146,13 @@ class ActivationCollector:
         self._layers = layers(model)
         self._maps = linear_maps(model)
         self.watched: Modules = {**self._maps, **self._layers}
+        self.differentiated: Modules = {}
         self.lacking: dict[str, str] = {}
         self.sums: dict[str, Tensor] = {}
 
     def on_call(self, name: str, inputs: Tensor, outputs: Tensor, chosen: Tensor) -> None:
         """Adds the outputs of the chosen positions, in float64: a variance is a small difference of large sums."""
-        rows = map_outputs(self.watched[name], outputs.detach())[chosen].double()
+        rows = pick(map_outputs(self.watched[name], outputs.detach()), chosen).double()
         if name in self._layers:
             width = rows.shape[1] + 1
             add_gram(self.sums.setdefault(name, rows.new_zeros(width, width)), rows)
@@ -157,18 +169,19 @@ class ActivationCollector:
         """``X.mean``, ``X.variance`` of every module X, and ``X.effective_rank`` of every layer, float32."""
         found: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
-        for name, total in self.sums.items():
+        for name in self.watched:
+            total = self.sums.get(name)
             layer = name in self._layers
-            weights[name] = float(total[-1, -1] if layer else total[0, 0])
-            if not weights[name]:
-                self.lacking[name] = "it was never computed"
+            weights[name] = 0.0 if total is None else float(total[-1, -1] if layer else total[0, 0])
+            if total is None or not weights[name]:
+                self.lacking[name] = _NEVER
                 continue
             mean, square = (total[:-1, -1], total.diagonal()[:-1]) if layer else (total[1], total[2])
             mean = mean / weights[name]
             found[f"{name}.mean"] = mean.float()
             found[f"{name}.variance"] = (square / weights[name] - mean**2).clamp(min=0).float()
             if layer:
-                found[f"{name}.effective_rank"] = torch.tensor(effective_rank(total / weights[name]))
+                found[f"{name}.effective_rank"] = torch.tensor(effective_rank(whole(total) / weights[name]))
         return found, weights
 
 
@@ -185,6 +198,15 @@ def make_collectors(model: nn.Module, settings: StatisticsSettings, shares: Mapp
 
 def _trainable(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _unchanged_maps(maps: Mapping[str, nn.Linear | nn.Conv1d], settings: StatisticsSettings) -> dict[str, str]:
+    """Maps of which neither weight nor bias is changed by any model."""
+    return {
+        name: _UNCHANGED
+        for name, module in maps.items()
+        if all(f"{name}.{parameter}" in settings.unchanged for parameter, _ in module.named_parameters(recurse=False))
+    }
 
 
 def _too_wide(widths: Mapping[str, int], most: int, what: str) -> dict[str, str]:

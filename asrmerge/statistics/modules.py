@@ -9,14 +9,15 @@ from torch.nn.utils import parametrize
 def linear_maps(model: nn.Module) -> dict[str, nn.Linear | nn.Conv1d]:
     """Linear layers and one-dimensional convolutions by name; weights that two modules share count as the first's.
 
-    Whisper's output projection is its embedding, so it is no map of its own. Grouped and dilated convolutions are left out.
+    Whisper's output projection is its embedding, so it is no map of its own. Convolutions with groups, dilation or another
+    padding than so many zeros are left out.
     """
     first = {id(parameter): name for name, parameter in model.named_parameters()}
     found: dict[str, nn.Linear | nn.Conv1d] = {}
     for name, module in model.named_modules():
         if not isinstance(module, (nn.Linear, nn.Conv1d)) or parametrize.is_parametrized(module):
             continue
-        if isinstance(module, nn.Conv1d) and (module.groups != 1 or module.dilation != (1,) or module.padding_mode != "zeros"):
+        if isinstance(module, nn.Conv1d) and not _is_plain(module):
             continue
         if first.get(id(module.weight)) == f"{name}.weight":
             found[name] = module
@@ -24,11 +25,11 @@ def linear_maps(model: nn.Module) -> dict[str, nn.Linear | nn.Conv1d]:
 
 
 def layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers of encoder and decoder by name: what stands in a list called ``layers``."""
+    """The layers of encoder and decoder by name; not those of convolutions around them."""
     return {
         f"{name}.{number}": layer
         for name, module in model.named_modules()
-        if name.rpartition(".")[2] == "layers" and isinstance(module, nn.ModuleList)
+        if name.endswith(("encoder.layers", "decoder.layers")) and isinstance(module, nn.ModuleList)
         for number, layer in enumerate(module)
     }
 
@@ -43,16 +44,15 @@ def remove_weight_norms(model: nn.Module) -> None:
 
 
 def map_inputs(module: nn.Linear | nn.Conv1d, inputs: Tensor) -> Tensor:
-    """What the weight's rows are multiplied with at each output position: [batch, positions, inputs × kernel].
+    """What the weight's rows are multiplied with at each output position.
 
-    Shapes: of a linear layer, inputs [batch, positions, inputs]; of a convolution, [batch, inputs, samples], whose windows are
-    laid out as the flattened weight is (im2col).
+    Shapes: of a linear layer, inputs [batch, positions, inputs], as they are; of a convolution, [batch, inputs, samples] →
+    [batch, positions, inputs, kernel], a view, its windows laid out as the weight is (im2col).
     """
     if isinstance(module, nn.Linear):
         return inputs
     padded = nn.functional.pad(inputs, (int(module.padding[0]),) * 2)
-    windows = padded.unfold(2, module.kernel_size[0], module.stride[0])  # [batch, inputs, positions, kernel]
-    return windows.transpose(1, 2).flatten(2)
+    return padded.unfold(2, module.kernel_size[0], module.stride[0]).transpose(1, 2)
 
 
 def map_outputs(module: nn.Module, outputs: Tensor) -> Tensor:
@@ -63,3 +63,8 @@ def map_outputs(module: nn.Module, outputs: Tensor) -> Tensor:
 def map_width(module: nn.Linear | nn.Conv1d) -> int:
     """Number of inputs of a map, the one that the bias stands for not counted."""
     return module.in_features if isinstance(module, nn.Linear) else module.in_channels * module.kernel_size[0]
+
+
+def _is_plain(convolution: nn.Conv1d) -> bool:
+    zeros = convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
+    return convolution.groups == 1 and convolution.dilation == (1,) and zeros

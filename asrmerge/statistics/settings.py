@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from asrmerge.merging.artefact import Kind
 from asrmerge.validation import Section
 
+Kind = Literal["fisher", "grams", "factors", "activations"]
 KINDS: tuple[Kind, ...] = ("fisher", "grams", "factors", "activations")
 GRADIENTS: tuple[Kind, ...] = ("fisher", "factors")  # what takes a backward pass of every utterance by itself
 
@@ -30,6 +30,9 @@ class StatisticsSettings(Section):
     batch_seconds: float = Field(default=60.0, gt=0, description="padded audio in a batch where no gradients are taken")
     widest: int = Field(default=8192, ge=1, description="linear maps with more inputs (or outputs, for factors) are left out")
     seed: int = Field(default=0, ge=0)
+    unchanged: tuple[str, ...] = Field(
+        default=(), description="parameters that all models of a merge have in common: they need no statistics"
+    )
 
     @property
     def gradients(self) -> bool:

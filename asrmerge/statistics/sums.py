@@ -7,36 +7,42 @@ import math
 import torch
 from torch import Tensor
 
-_BLOCKS = 4  # of a symmetric product, ten of sixteen blocks are computed
-_FEWEST_COLUMNS = 256  # below, blocks cost more than they save
+_STRIPS = 8  # of a symmetric product; what is computed is little more than half of it
+_FEWEST_COLUMNS = 64  # in a strip: narrower ones cost more than they save
+
+
+def pick(values: Tensor, chosen: Tensor) -> Tensor:
+    """The chosen positions as rows. Shapes: values [batch, positions, …], chosen [rows], in batch · positions → [rows, units]."""
+    batch, positions = values.shape[:2]
+    if len(chosen) == batch * positions:
+        return values.flatten(0, 1).flatten(1)
+    if values.is_contiguous():
+        return values.flatten(0, 1).index_select(0, chosen).flatten(1)
+    return values[chosen // positions, chosen % positions].flatten(1)  # windows overlap: all of them would be a larger copy
 
 
 def add_gram(total: Tensor, rows: Tensor) -> None:
-    """total += Σ [x, 1][x, 1]ᵀ over the rows x, in place. Shapes: total [n + 1, n + 1], rows [positions, n]."""
+    """total += Σ [x, 1][x, 1]ᵀ over the rows x, on and above the diagonal. Shapes: total [n + 1, n + 1], rows [positions, n]."""
     width = rows.shape[1]
     rows = rows.to(total.dtype)
     add_product(total[:width, :width], rows)
-    sums = rows.sum(0)
-    total[width, :width] += sums
-    total[:width, width] += sums
+    total[:width, width] += rows.sum(0)
     total[width, width] += len(rows)
 
 
 def add_product(total: Tensor, rows: Tensor) -> None:
-    """total += rowsᵀ·rows, in place; of large ones only half is computed. Shapes: total [n, n], rows [positions, n]."""
+    """total += rowsᵀ·rows, in place, on and above the diagonal; see :func:`whole`. Shapes: total [n, n], rows [positions, n]."""
     width = rows.shape[1]
-    if width < _FEWEST_COLUMNS:
-        total += rows.T @ rows
-        return
-    step = -(-width // _BLOCKS)
+    step = max(_FEWEST_COLUMNS, -(-width // _STRIPS))
     for start in range(0, width, step):
-        part = slice(start, min(start + step, width))
-        rest = slice(part.stop, width)
-        total[part, part] += rows[:, part].T @ rows[:, part]
-        if part.stop < width:
-            product = rows[:, part].T @ rows[:, rest]
-            total[part, rest] += product
-            total[rest, part] += product.T
+        stop = min(start + step, width)
+        total[start:stop, start:].addmm_(rows[:, start:stop].T, rows[:, start:])
+
+
+def whole(total: Tensor) -> Tensor:
+    """The symmetric matrix of which ``total`` holds what is on and above the diagonal, and below it anything: [n, n]."""
+    upper = total.triu()
+    return upper + upper.triu(1).T
 
 
 def effective_rank(gram: Tensor) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from asrmerge.recognizers.recognizer import DifferentiableRecognizer
 from asrmerge.statistics.collectors import Collector
-from asrmerge.statistics.modules import linear_maps, map_outputs
+from asrmerge.statistics.modules import layers, linear_maps, map_outputs
 
 Batch = Mapping[str, Tensor]
 
 
 @dataclass
 class Watch:
-    """One forward pass: the batch that it is of, and, where gradients will be asked for, the watched modules' outputs."""
+    """One forward pass: the batch that it is of, and, where gradients will be asked for, what modules were given and gave."""
 
     batch: Batch
     samples: Sequence[int]
@@ -31,11 +31,23 @@ class Watch:
 class Watcher:
     """Hooks on all modules that the collectors watch; outside of ``watching`` they do nothing."""
 
-    def __init__(self, recognizer: DifferentiableRecognizer, collectors: Sequence[Collector], padding_every: int) -> None:
+    def __init__(
+        self,
+        recognizer: DifferentiableRecognizer,
+        collectors: Sequence[Collector],
+        sequences: Collection[str],
+        padding_every: int,
+    ) -> None:
         self._recognizer, self._collectors, self._padding_every = recognizer, collectors, padding_every
         self._watch: Watch | None = None
-        watched = {name: module for collector in collectors for name, module in collector.watched.items()}
-        self._handles = [module.register_forward_hook(self._hook(name, module)) for name, module in watched.items()]
+        self._watched = {name for collector in collectors for name in collector.watched}
+        self._differentiated = {name for collector in collectors for name in collector.differentiated}
+        modules = {
+            name: one for collector in collectors for name, one in {**collector.watched, **collector.differentiated}.items()
+        }
+        self._handles = [
+            module.register_forward_hook(self._hook(name, module)) for name, module in modules.items() if name in sequences
+        ]
 
     def close(self) -> None:
         """Take the hooks off."""
@@ -60,7 +72,9 @@ class Watcher:
         outputs = {name: value for name, value in watch.outputs.items() if value.requires_grad}
         given = torch.autograd.grad(loss, [*parameters.values(), *outputs.values()], retain_graph=again, allow_unused=True)
         found = dict(zip([*parameters, *(f"output {name}" for name in outputs)], given, strict=True))
-        if not all(bool(torch.isfinite(value).all()) for value in given if value is not None):
+        # A norm is finite where all squares are, and what is summed are squares.
+        norms = [torch.linalg.vector_norm(value) for value in given if value is not None]
+        if not bool(torch.isfinite(torch.stack(norms)).all()):
             return False
         of_parameters = {name: value for name in parameters if (value := found[name]) is not None}
         of_outputs = {name: value for name in outputs if (value := found[f"output {name}"]) is not None}
@@ -86,55 +100,79 @@ class Watcher:
             watch = self._watch
             if watch is None:
                 return
-            output = outputs[0] if isinstance(outputs, tuple) else outputs
-            if output.dim() != 3 or not inputs or len(output) != len(watch.samples):
-                return  # no sequence of these utterances, such as positions that all of them share
+            output = _first(outputs)
             if name not in watch.chosen:
                 watch.chosen[name] = self._chosen(name, map_outputs(module, output), watch)
             if not torch.is_grad_enabled():
                 tell(name, inputs[0], output, watch.chosen[name])
                 return
             # They are kept for the backward pass anyway; told of only once that has gone well.
-            watch.outputs[name] = output
-            watch.calls.append((name, inputs[0], output))
+            if name in self._differentiated:
+                watch.outputs[name] = output
+            if name in self._watched:
+                watch.calls.append((name, inputs[0], output))
 
         return hook
 
     def _chosen(self, name: str, outputs: Tensor, watch: Watch) -> Tensor:
-        """Which positions count [batch, positions]: those of speech, and where the model hears the padding, some of it."""
+        """Which positions count [rows]: those of speech, and where the model hears the padding, some of it."""
         real = self._recognizer.real_positions(name, watch.batch, watch.samples)[:, None]
         positions = torch.arange(outputs.shape[1], device=outputs.device)[None]
         chosen = positions < real
         if self._padding_every and self._recognizer.hears_padding(name):
             chosen = chosen | ((positions - real) % self._padding_every == self._padding_every // 2)
-        return chosen
+        return chosen.flatten().nonzero()[:, 0]
 
 
-def find_shares(recognizer: DifferentiableRecognizer, batch: Batch) -> dict[str, str]:
-    """Linear layers that are given the same inputs as one before them, and which: found by looking at one forward pass.
+@dataclass(frozen=True)
+class FirstLook:
+    """What one forward pass shows of a model.
 
-    In Whisper q, k and v of a layer, and k and v of the attention to the encoder in all layers of the decoder.
+    Attributes:
+        sequences: maps and layers that compute a sequence for each utterance: [batch, positions, units], of convolutions
+            [batch, units, positions]; not, say, positions that all utterances of a batch share.
+        shares: linear layers that are given the same inputs as one before them, and which. In Whisper q, k and v of a layer, and
+            k and v of the attention to the encoder in all layers of the decoder.
     """
-    seen: dict[int, str] = {}
+
+    sequences: frozenset[str]
+    shares: Mapping[str, str]
+
+
+def take_first_look(recognizer: DifferentiableRecognizer, batch: Batch) -> FirstLook:
+    """Look at one forward pass, of a batch of at least two utterances."""
+    rows = len(batch["labels"])
+    sequences: set[str] = set()
     shares: dict[str, str] = {}
+    first: dict[int, str] = {}
     kept: list[Tensor] = []  # so that no other tensor takes the identity of one seen before
 
     def hook_of(name: str) -> Any:
-        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if id(inputs[0]) in seen:
-                shares.setdefault(name, seen[id(inputs[0])])
+        def hook(module: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
+            output = _first(outputs)
+            if not inputs or not isinstance(output, Tensor) or output.dim() != 3 or len(output) != rows:
+                return
+            sequences.add(name)
+            if not isinstance(module, nn.Linear):
+                return
+            if id(inputs[0]) in first:
+                shares.setdefault(name, first[id(inputs[0])])
             else:
-                seen[id(inputs[0])] = name
+                first[id(inputs[0])] = name
                 kept.append(inputs[0])
 
         return hook
 
-    maps = {name: module for name, module in linear_maps(recognizer.model).items() if isinstance(module, nn.Linear)}
-    handles = [module.register_forward_pre_hook(hook_of(name)) for name, module in maps.items()]
+    modules = {**linear_maps(recognizer.model), **layers(recognizer.model)}
+    handles = [module.register_forward_hook(hook_of(name)) for name, module in modules.items()]
     try:
         with torch.no_grad():
             recognizer.logits(batch)
     finally:
         for handle in handles:
             handle.remove()
-    return shares
+    return FirstLook(frozenset(sequences), shares)
+
+
+def _first(outputs: Any) -> Any:
+    return outputs[0] if isinstance(outputs, tuple) else outputs

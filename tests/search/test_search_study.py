@@ -376,7 +376,7 @@ def _stopping(evaluate: Any, stop: int) -> Any:
     ("methods", "message"),
     [
         (("task_arithmetic", "iso"), "unknown merge method 'iso'; did you mean 'iso_c'"),
-        (("karcher",), "what multiplies the task vectors, which karcher has not; choose among .*task_arithmetic"),
+        (("karcher",), "how much of each expert there is, which karcher does not say; choose among .*task_arithmetic"),
         ((), "the search has no methods: give one or several of .*iso_c"),
     ],
 )
