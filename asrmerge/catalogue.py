@@ -11,7 +11,8 @@ from pydantic.fields import FieldInfo
 
 from asrmerge.adapters.registry import find_adapter_methods
 from asrmerge.errors import ConfigError
-from asrmerge.merging.block import Method, needed_statistics
+from asrmerge.learning.registry import find_learning_methods
+from asrmerge.merging.block import Method, is_searchable, needed_statistics
 from asrmerge.merging.registry import find_methods
 from asrmerge.validation import suggest
 
@@ -23,12 +24,17 @@ def list_methods() -> str:
     """Every method with its summary, what it needs and its parameters' names."""
     models = find_methods()
     adapters = find_adapter_methods()
-    width = max(map(len, [*models, *adapters])) + 2
+    learning = find_learning_methods()
+    width = max(map(len, [*models, *adapters, *learning])) + 2
     lines = ["Whole models, and LoRA adapters over their base:"]
     for name, method in models.items():
         special = " and ".join(need for need in _needs(method) if need != _EXPERTS)
         needs = f"  (needs {special})" if special else ""
         lines += [f"  {name:{width}}{_summary(method)}{needs}", *_parameter_line(method, width)]
+    lines += ["", "Coefficients learnt from each domain's audio:"]
+    for name, learning_method in learning.items():
+        needs = f"  (needs a base{', audio and texts' if learning_method.needs_texts else ' and audio'})"
+        lines += [f"  {name:{width}}{_summary(learning_method)}{needs}", *_parameter_line(learning_method, width)]
     lines += ["", "LoRA adapters into one adapter or full weights:"]
     for name, adapter_method in adapters.items():
         lines += [f"  {name:{width}}{_summary(adapter_method)}", *_parameter_line(adapter_method, width)]
@@ -42,13 +48,19 @@ def describe_method(name: str) -> str:
     Raises:
         ConfigError: there is no such method.
     """
-    known: dict[str, Any] = {**find_adapter_methods(), **find_methods()}
+    learning = find_learning_methods()
+    known: dict[str, Any] = {**find_adapter_methods(), **learning, **find_methods()}
     if name not in known:
         raise ConfigError(f"unknown merge method '{name}'; {suggest(name, known)}.")
     method = known[name]
-    needs = " and ".join(_needs(method)) if name in find_methods() else "LoRA adapters of one base"
+    if name in find_methods():
+        needs = " and ".join(_needs(method))
+    elif name in learning:
+        needs = f"a base, experts and audio of each one's domain{', with texts' if learning[name].needs_texts else ''}"
+    else:
+        needs = "LoRA adapters of one base"
     lines = [name, "", inspect.cleandoc(type(method).__doc__ or ""), "", f"Needs: {needs}."]
-    if getattr(method, "weights_multiply", False):
+    if name in find_methods() and is_searchable(method):
         lines += ["A search (asrmerge run) can tune its weights: name it in search.methods."]
     lines += ["", "Parameters:"]
     fields = method.parameters.model_fields

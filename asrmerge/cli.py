@@ -12,6 +12,7 @@ import typer
 from asrmerge import __version__
 from asrmerge.commands.evaluate import evaluate
 from asrmerge.commands.export import export
+from asrmerge.commands.inspect import inspect
 from asrmerge.commands.pairs import read_pairs
 from asrmerge.commands.stats import stats
 from asrmerge.commands.transcribe import transcribe
@@ -84,6 +85,7 @@ def merge(
 ) -> None:
     """Merge checkpoints, or LoRA adapters, by a recipe into a folder that from_pretrained loads."""
     from asrmerge.adapters.recipe import AdapterRecipe, is_adapter_recipe, merge_adapters_to_folder
+    from asrmerge.learning.recipe import LearningRecipe, is_learning_recipe
     from asrmerge.merging.engine import merge_to_folder
     from asrmerge.merging.recipe import Recipe, read_yaml
     from asrmerge.progress import ProgressView
@@ -94,35 +96,18 @@ def merge(
         merge_adapters_to_folder(adapters, output)
         typer.echo(f"merged {'adapter' if adapters.output == 'adapter' else 'model  '} {output}")
         return
+    if is_learning_recipe(content):
+        from asrmerge.commands.learn import learn
+
+        learn(LearningRecipe.from_content(content, str(recipe)), output, workers)
+        return
     checked = Recipe.from_content(content, str(recipe))
     with ProgressView() as view:
         merge_to_folder(checked, output, workers=workers, on_progress=view.task("merging"))
     typer.echo(f"merged model  {output}")
 
 
-@app.command()
-def inspect(
-    experts: Annotated[list[str], typer.Argument(help="NAME=MODEL for each fine-tune: a folder, hub id or embedded:NAME.")],
-    base: Annotated[str | None, typer.Option("--base", "-b", help="The model that was fine-tuned.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write heat maps to this HTML file.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write all figures to this JSON file.")] = None,
-) -> None:
-    """Compare models before merging: architecture, base, norms, cosines and sign conflicts of task vectors."""
-    from rich.console import Console
-
-    from asrmerge.progress import ProgressView
-
-    named = read_pairs("expert", experts)
-    from asrmerge.inspection.inspecting import run_inspection
-    from asrmerge.inspection.tables import inspection_table, table_width
-
-    with ProgressView() as view:
-        inspection = run_inspection(base, named, html, json, view.task("inspecting"))
-    console = Console()
-    console.width = max(console.width, table_width(inspection))
-    console.print(inspection_table(inspection))
-    if not inspection.compatible:
-        raise typer.Exit(2)
+app.command()(inspect)
 
 
 @app.command()

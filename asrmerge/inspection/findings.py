@@ -1,4 +1,4 @@
-"""The inspection in sentences: what a reader should know before merging these models."""
+"""The inspection in sentences: what a reader should know before merging these models, and of a merge of them."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def find(inspection: Inspection) -> tuple[Finding, ...]:
         *_same_models(inspection),
         *_tensors(inspection),
         *_storage(inspection),
+        *_merged(inspection),
     )
 
 
@@ -128,6 +129,12 @@ def _short(inspection: Inspection, names: Sequence[str]) -> str:
     more = [f"{len(shown) - _SHOWN} more such parts"] if len(shown) > _SHOWN + 1 else []
     count = f"{len(names)} of {len(inspection.tensors)} tensors"
     return count if shown == [f"all {len(names)}"] else f"{count} ({listed([*shown[:_SHOWN], *more] if more else shown)})"
+
+
+def _merged(inspection: Inspection) -> Iterator[Finding]:
+    if inspection.diagnosis is not None:
+        sentence = inspection.diagnosis.sentence
+        yield Finding(inspection.diagnosis.tone, f"merged: {sentence[0].lower()}{sentence[1:]}")
 
 
 def _storage(inspection: Inspection) -> Iterator[Finding]:

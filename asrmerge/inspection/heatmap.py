@@ -9,6 +9,8 @@ from asrmerge import __version__
 from asrmerge.inspection.findings import find, headline
 from asrmerge.inspection.result import Geometry, Inspection, Matrix
 from asrmerge.inspection.tables import ABSENT, cosine_text, greatest, mean_cosine, ratio_text, shade
+from asrmerge.report.activations import diagnosis_section
+from asrmerge.report.html import HALF, NARROW, WIDE
 from asrmerge.report.numbers import percent
 from asrmerge.report.svg import drawing, element, text
 
@@ -32,9 +34,14 @@ def render_heatmap(inspection: Inspection) -> str:
             several=several,
             cosines=_cosine_maps(inspection) if several else [],
             conflicts=_conflict_maps(inspection) if several else [],
+            diagnosis=_diagnosis(inspection),
         )
     )
     return html.encode("utf-8", "replace").decode("utf-8")
+
+
+def _diagnosis(inspection: Inspection) -> Markup:
+    return diagnosis_section({} if inspection.diagnosis is None else {"Merged": inspection.diagnosis}, WIDE, HALF, NARROW)
 
 
 def _environment() -> Environment:

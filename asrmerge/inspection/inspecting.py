@@ -10,21 +10,20 @@ import torch
 from torch import Tensor
 
 from asrmerge.checkpoints.checkpoint import Checkpoint
-from asrmerge.checkpoints.compatibility import check_compatible, read_finite
+from asrmerge.checkpoints.compatibility import check_compatible
 from asrmerge.checkpoints.vocabulary_alignment import AlignedCheckpoint, aligned
 from asrmerge.errors import ConfigError, IncompatibleError
 from asrmerge.files import write_json, write_text
 from asrmerge.inspection.bases import check_base
+from asrmerge.inspection.diagnosis import Diagnosis
 from asrmerge.inspection.geometry import Sums, measure, summarize
+from asrmerge.inspection.groups import depth, read_unit
 from asrmerge.inspection.heatmap import render_heatmap
 from asrmerge.inspection.permutation import find_parts
 from asrmerge.inspection.result import Geometry, Inspection
 from asrmerge.merging.references import open_model
 from asrmerge.merging.structure import plan_places
-from asrmerge.merging.units import Unit, compose_weight_norm, plan_units
-
-_ORDER = ("frontend", "positional", "encoder.", "encoder", "decoder.", "decoder", "embedding", "norms", "head")
-_PARTS = ("self", "cross", "ffn")
+from asrmerge.merging.units import Unit, plan_units
 
 
 def run_inspection(
@@ -33,8 +32,11 @@ def run_inspection(
     html: Path | None = None,
     json: Path | None = None,
     on_tensor: Callable[[int, int], None] = lambda done, total: None,
+    diagnose: Callable[[], Diagnosis] | None = None,
 ) -> Inspection:
     """Inspect models as recipes name them, or ``embedded:…``; write the heat map and the figures where paths are given.
+
+    ``diagnose`` is called where the models can be merged: what it says of a merge of them becomes part of the inspection.
 
     Raises:
         ConfigError: nothing to compare.
@@ -42,6 +44,8 @@ def run_inspection(
     """
     opened = {name: open_model(source) for name, source in experts.items()}
     inspection = inspect_models(None if base is None else open_model(base), opened, on_tensor)
+    if diagnose is not None and inspection.compatible:
+        inspection = inspection.model_copy(update={"diagnosis": diagnose()})
     if json is not None:
         write_json(json, inspection.model_dump(mode="json"))
     if html is not None:
@@ -137,14 +141,8 @@ def _with_one_vocabulary(models: Mapping[str, Checkpoint], has_base: bool) -> tu
 
 
 def _measure(unit: Unit, base: Checkpoint | None, experts: Mapping[str, Checkpoint]) -> Sums:
-    start = None if base is None else _read(unit, base, "base")
-    return measure(start, [_read(unit, checkpoint, name) for name, checkpoint in experts.items()])
-
-
-def _read(unit: Unit, checkpoint: Checkpoint, label: str) -> Tensor:
-    members = [read_finite(checkpoint, name, label) for name in unit.members]
-    # Composed in float64, or rounding would make a task vector of two ways to store one weight.
-    return compose_weight_norm(*(member.to(torch.float64) for member in members)) if unit.weight_normed else members[0]
+    start = None if base is None else read_unit(unit, base, "base")
+    return measure(start, [read_unit(unit, checkpoint, name) for name, checkpoint in experts.items()])
 
 
 def _differs(name: str, donor: Checkpoint, others: Sequence[tuple[str, Checkpoint]]) -> bool:
@@ -163,14 +161,7 @@ def _groups(donor: Checkpoint, units: Sequence[Unit], sums: Mapping[str, Sums]) 
     for name, found in sums.items():
         group = places[name].group
         groups[group] = groups[group] + found if group in groups else found
-    return tuple(summarize(group, groups[group]) for group in sorted(groups, key=_depth))
-
-
-def _depth(group: str) -> tuple[int, int, int]:
-    """Sorts groups from the input to the output."""
-    stack, *rest = group.split(".")
-    number = int(rest[0]) if rest else -1
-    return _ORDER.index(f"{stack}." if rest else stack), number, _PARTS.index(rest[1]) if len(rest) > 1 else 0
+    return tuple(summarize(group, groups[group]) for group in sorted(groups, key=depth))
 
 
 def _changes(sums: Mapping[str, Sums], experts: Sequence[str], has_base: bool) -> dict[str, Any]:

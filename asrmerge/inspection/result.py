@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from asrmerge.inspection.diagnosis import Diagnosis
+
 Reference = Literal["base", "mean"]
 Verdict = Literal["same base", "permutation", "different base", "unavailable"]
 Matrix = tuple[tuple[float, ...], ...]  # [expert, expert], symmetric
@@ -99,6 +101,7 @@ class Inspection(_Frozen):
         changed_by_one: expert → parameters that only this expert changed; empty without a base.
         differing_constants: tensors that a merge copies (positions, counters), but which differ between the models.
         base_checks: one for each expert; without a base, for each but the first.
+        diagnosis: a merge of the experts beside them, where one and audio were given.
     """
 
     model_type: str
@@ -116,6 +119,7 @@ class Inspection(_Frozen):
     changed_by_one: dict[str, tuple[str, ...]] = {}
     differing_constants: tuple[str, ...] = ()
     base_checks: tuple[BaseCheck, ...] = ()
+    diagnosis: Diagnosis | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

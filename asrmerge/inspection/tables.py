@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from asrmerge.inspection.diagnosis import Diagnosis
 from asrmerge.inspection.findings import find, headline
 from asrmerge.inspection.result import Geometry, Inspection
 from asrmerge.report.numbers import percent, signed
@@ -34,6 +35,8 @@ def inspection_table(inspection: Inspection) -> RenderableType:
         parts += [_group_table(inspection, inspection.overall, of)]
         if several:
             parts += [Text("\nExperts in pairs, whole model\n", style="bold"), _pair_table(inspection, inspection.overall)]
+    if inspection.diagnosis is not None:
+        parts += [Text("\nThe merged model in % of its experts, by layer\n", style="bold"), _layer_table(inspection.diagnosis)]
     return Group(*parts)
 
 
@@ -104,6 +107,23 @@ def _ratio(ratio: float | None, heat: float) -> Text:
     # From white to the warm colour with black digits: readable in light and dark terminals alike.
     red, green, blue = (round(255 + (channel - 255) * heat) for channel in _WARM)
     return Text(f" {ratio_text(ratio)} ", style=f"black on rgb({red},{green},{blue})")
+
+
+def _layer_table(diagnosis: Diagnosis) -> Table:
+    table = _table()
+    table.add_column("layer", no_wrap=True)
+    for heading in ("variance", "effective rank", "quiet units", "‖θ‖", *(["‖τ‖"] if diagnosis.base is not None else [])):
+        table.add_column(heading, justify="right", overflow="fold")
+    for layer in diagnosis.layers:
+        ranks = f"{layer.effective_rank:.1f}/{layer.expert_effective_rank:.1f}"
+        cells = [ratio_text(layer.variance_ratio), f"{ranks} = {ratio_text(layer.rank_ratio)}", percent(layer.quiet_units)]
+        norms = [layer.norm_ratio, *([layer.task_vector_ratio] if diagnosis.base is not None else [])]
+        table.add_row(layer.layer, *cells, *map(ratio_text, norms), style="bold red" if layer.collapsed or layer.exploded else "")
+    overall = diagnosis.overall
+    norms = [overall.norm_ratio, *([overall.task_vector_ratio] if diagnosis.base is not None else [])]
+    table.add_section()
+    table.add_row("all", "", "", "", *map(ratio_text, norms), style="bold")
+    return table
 
 
 def _pair_table(inspection: Inspection, overall: Geometry) -> Table:

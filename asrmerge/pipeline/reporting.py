@@ -14,6 +14,7 @@ from asrmerge.config import RunConfig
 from asrmerge.errors import AsrmergeError
 from asrmerge.evaluation.gates import GateResult
 from asrmerge.evaluation.records import Scorecard
+from asrmerge.inspection.diagnosis import Diagnosis
 from asrmerge.merging.recipe import Recipe
 from asrmerge.pipeline.data import GENERAL, DomainData
 from asrmerge.pipeline.systems import System
@@ -52,6 +53,7 @@ def run_report(
     models: Mapping[str, str],
     search: SearchResult,
     audio: AudioLinks,
+    diagnoses: Mapping[str, Diagnosis],
 ) -> ReportData:
     """Everything that a run's report shows."""
     return ReportData(
@@ -75,6 +77,7 @@ def run_report(
         ),
         audio=audio,
         candidate="merged",
+        diagnoses=diagnoses,
     )
 
 

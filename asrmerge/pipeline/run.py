@@ -22,8 +22,10 @@ from asrmerge.evaluation.slices import DURATION, SPEAKER, known_slices
 from asrmerge.files import hash_content, write_text
 from asrmerge.merging.engine import merge_to_folder
 from asrmerge.pipeline.data import GENERAL, DomainData, content_key, prepare_data
+from asrmerge.pipeline.diagnostics import diagnose_run
 from asrmerge.pipeline.evaluating import DecodingOptions, transcribe_models
 from asrmerge.pipeline.reporting import describe_model, run_report
+from asrmerge.pipeline.search_statistics import collect_for_search, statistics_hash
 from asrmerge.pipeline.stages import StageStore
 from asrmerge.pipeline.suite_sets import LEARNT_FILE, check_leakage, domain_terms
 from asrmerge.pipeline.training import JOINT, train_experts
@@ -84,13 +86,15 @@ def run_pipeline(
     experts = {name: trained[name] for name in config.domains}
     check_compatible([Checkpoint.open(source) for source in (base, *experts.values())], [config.base, *experts])
     hashes |= {name: Checkpoint.open(source).hash() for name, source in experts.items()}
-    search = _search(config, data, base, experts, hashes, folder / "search", stages, view)
+    statistics = collect_for_search(config, data, base, experts, folder / "statistics", view)
+    search = _search(config, data, base, experts, hashes, statistics, folder / "search", stages, view)
     uniform = next(candidate for candidate in fixed_candidates(list(experts), ()) if candidate.kind == "uniform")
     models = {BASE: base, **experts} | ({JOINT: trained[JOINT]} if JOINT in trained else {})
     for name, candidate in ((UNIFORM, uniform), (MERGED, search.best.candidate)):
-        models[name] = str(_merge(candidate, config.base, experts, hashes, folder / name, stages))
+        models[name] = str(_merge(candidate, config.base, experts, statistics, hashes, folder / name, stages))
     # Each model is hashed once in a run: of large ones, that is minutes.
     hashes |= {name: Checkpoint.open(source).hash() for name, source in models.items() if name not in hashes}
+    diagnoses = diagnose_run(config, data, models, [UNIFORM, MERGED], hashes, folder / "diagnostics", stages, view)
     transcripts = transcribe_models(
         models,
         hashes,
@@ -118,7 +122,7 @@ def run_pipeline(
     )
     scorecard.write(folder / "scorecard.json")
     audio = audio_links(folder, transcripts.hypotheses)
-    report = run_report(config, command, scorecard, transcripts.hypotheses, data, models, search, audio)
+    report = run_report(config, command, scorecard, transcripts.hypotheses, data, models, search, audio, diagnoses)
     write_report(folder / "report.html", report)
     write_tables(folder, scorecard, report.models)
     corpora = {name: source.test for name, source in config.domains.items()}
@@ -180,6 +184,7 @@ def _search(
     base: str,
     experts: Mapping[str, str],
     hashes: Mapping[str, str],
+    statistics: Mapping[str, str],
     folder: Path,
     stages: StageStore,
     view: ProgressView,
@@ -196,6 +201,7 @@ def _search(
     }
     settings = config.search
     # More trials go on from the same history; anything else is another search.
+    key |= {"statistics": {name: statistics_hash(Path(place)) for name, place in statistics.items()}} if statistics else {}
     key |= {"seed": config.seed, "search": settings.model_dump(exclude={"trials"})}
     inputs: dict[str, Any] = {**key, "trials": settings.trials}
     output = folder / "trials.json"
@@ -216,6 +222,7 @@ def _search(
             workers=config.workers,
             precision=config.arithmetic,
             device=config.device,
+            statistics=statistics,
         ) as evaluate:
             result = search_coefficients(
                 evaluate,
@@ -248,15 +255,17 @@ def _merge(
     candidate: Candidate,
     base: str,
     experts: Mapping[str, str],
+    statistics: Mapping[str, str],
     hashes: Mapping[str, str],
     output: Path,
     stages: StageStore,
 ) -> Path:
-    recipe = candidate.recipe(base=base, models=experts)
+    recipe = candidate.recipe(base=base, models=experts, statistics=statistics)
     inputs: dict[str, Any] = {
         "version": __version__,
         "recipe": recipe.model_dump(mode="json"),
         "models": hashes,
+        **({"statistics": {name: statistics_hash(Path(place)) for name, place in statistics.items()}} if statistics else {}),
     }
     stages.run(f"merge/{output.name}", inputs, [output], lambda: merge_to_folder(recipe, output, hashes=hashes))
     return output

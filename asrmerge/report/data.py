@@ -11,6 +11,7 @@ from asrmerge.errors import ConfigError
 from asrmerge.evaluation.gates import GateResult
 from asrmerge.evaluation.hypotheses import Hypothesis
 from asrmerge.evaluation.records import Scorecard
+from asrmerge.inspection.diagnosis import Diagnosis
 
 Role = Literal["base", "expert", "joint", "uniform", "merged", "other"]
 Hypotheses = Mapping[str, Mapping[str, Sequence[Hypothesis]]]  # model → domain → utterances
@@ -134,8 +135,9 @@ class ReportData:
 
     ``models`` gives order and roles; all must be in the scorecard. ``family`` and ``base`` are unknown where only transcripts
     were evaluated. ``general`` names the domain that shows what the base lost. ``audio`` is what can be played, see
-    :mod:`asrmerge.report.playback`. ``candidate`` names the model that the report is about. Without ``hypotheses``,
-    ``search``, ``recipe``, ``run`` or ``gates`` the parts drawn from them are left out.
+    :mod:`asrmerge.report.playback`. ``candidate`` names the model that the report is about. ``diagnoses`` are of merges among
+    the models, by name. Without ``hypotheses``, ``search``, ``recipe``, ``run``, ``gates`` or ``diagnoses`` the parts drawn from
+    them are left out.
     """
 
     title: str
@@ -151,6 +153,7 @@ class ReportData:
     audio: AudioLinks = field(default_factory=dict)
     gates: tuple[GateResult, ...] = ()
     candidate: str | None = None
+    diagnoses: Mapping[str, Diagnosis] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [model.name for model in self.models]

@@ -10,6 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from asrmerge.files import write_text
+from asrmerge.inspection.diagnosis import Diagnosis
+from asrmerge.report.activations import diagnosis_section
 from asrmerge.report.charts import legend_mark, mark_role, wer_chart
 from asrmerge.report.data import DataSet, ReportData, title_of
 from asrmerge.report.digests import digests
@@ -55,6 +57,7 @@ def render_report(data: ReportData) -> str:
             },
             figures=figure_tables(data),
             charts=_charts(data, compared),
+            diagnosis=diagnosis_section(_diagnoses(data), WIDE, HALF, NARROW),
             differences=[
                 (one, _both(forest_chart(data, [one], WIDE, 1), forest_chart(data, [one], NARROW, 1))) for one in compared
             ],
@@ -119,6 +122,10 @@ def _weights(data: ReportData) -> list[tuple[str, float]]:
         return []
     chosen = [trial for trial in data.search.trials if trial.number == data.search.chosen]
     return [(title_of(name), weight) for trial in chosen for name, weight in trial.weights.items()]
+
+
+def _diagnoses(data: ReportData) -> dict[str, Diagnosis]:
+    return {model.title: data.diagnoses[model.name] for model in data.models if model.name in data.diagnoses}
 
 
 def _test_sets(utterances: tuple[AlignedUtterance, ...], data: ReportData) -> tuple[DataSet, ...]:

@@ -34,7 +34,7 @@ def history_chart(search: SearchHistory, width: float) -> Markup:
     low, high = _history_range(search)
     x = Scale(0, max(len(search.trials) - 1, 1), gutter + 8, width - right - 8)
     y = Scale(low, high, BOTTOM, TOP)
-    parts = _vertical_axis(y, gutter, width - right, "WER, %")
+    parts = vertical_axis(y, gutter, width - right, "WER, %")
     for value in ticks(0, max(len(search.trials) - 1, 1), 5):
         if value == round(value):
             parts.append(text(x(value), BOTTOM + 17, tick_text(value), "tick", "middle"))
@@ -50,7 +50,7 @@ def history_chart(search: SearchHistory, width: float) -> Markup:
         parts.append(path(stair, "stair"))
         labels.append(Label(stair[-1][1], f"best {percent(min(v for v in best if v is not None))}", "note strong role-merged"))
     parts += [_trial(trial, index, x, y, trial.number == search.chosen) for index, trial in enumerate(search.trials)]
-    parts += _end_labels(labels, width - right + 8)
+    parts += end_labels(labels, width - right + 8)
     return drawing(width, HEIGHT, "Search history: objective of every candidate on validation audio", parts, class_="history")
 
 
@@ -103,7 +103,7 @@ def curve_chart(data: ReportData, curve: Sequence[CurvePoint], width: float) -> 
     pad = (max(values) - min(values)) * 0.06 or 1.0
     x = Scale(points[0].scale, points[-1].scale, gutter + 8, width - right - 8)
     y = Scale(max(min(values) - pad, 0), max(values) + pad, BOTTOM, TOP)
-    parts = _vertical_axis(y, gutter, width - right, "WER, %")
+    parts = vertical_axis(y, gutter, width - right, "WER, %")
     parts += [text(x(value), BOTTOM + 17, tick_text(value), "tick", "middle") for value in ticks(x.low, x.high, 5)]
     parts.append(text((x.start + x.end) / 2, HEIGHT - 6, "λ", "tick", "middle"))
     labels = []
@@ -118,7 +118,7 @@ def curve_chart(data: ReportData, curve: Sequence[CurvePoint], width: float) -> 
     tip = f"lowest: λ = {lowest.scale:g}, {percent(lowest.objective)} %"
     parts.append(marker(x(lowest.scale), y(100 * lowest.objective), "diamond", 11, "mark macro", tip))
     labels.append(Label(y(macro[-1][1]), "objective", "note strong"))
-    parts += _end_labels(labels, width - right + 8)
+    parts += end_labels(labels, width - right + 8)
     return drawing(width, HEIGHT, "Word error rate per domain over the scale λ of all task vectors", parts, class_="curve")
 
 
@@ -129,7 +129,8 @@ def _series(series: Sequence[tuple[float, float]], x: Scale, y: Scale, class_: s
     return [path([(x(scale), y(value)) for scale, value in series], f"series {class_}"), *marks]
 
 
-def _vertical_axis(y: Scale, left: float, right: float, name: str) -> list[Markup]:
+def vertical_axis(y: Scale, left: float, right: float, name: str) -> list[Markup]:
+    """Grid lines with numbers from ``left`` to ``right``, and the axis' name beside them."""
     parts: list[Markup] = []
     for value in ticks(y.low, y.high, 5):
         place = y(value)
@@ -141,7 +142,8 @@ def _vertical_axis(y: Scale, left: float, right: float, name: str) -> list[Marku
     return parts
 
 
-def _end_labels(labels: Sequence[Label], x: float) -> list[Markup]:
+def end_labels(labels: Sequence[Label], x: float) -> list[Markup]:
+    """Labels at ``x`` that keep out of each other's way, each with a leader to its line's end."""
     places = spread([label.y for label in labels], 16, TOP, BOTTOM)
     return [
         part

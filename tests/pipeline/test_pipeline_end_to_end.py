@@ -77,6 +77,8 @@ def test_every_output_is_there_and_fits_the_others(finished: tuple[Path, str]) -
     assert f"{100 * scorecard.models['merged'].macro_wer:.1f}"[:4] in printed and str(folder / "report.html") in printed
     report = (folder / "report.html").read_text()
     assert report.rstrip().endswith("</html>") and all(model in report for model in models)
+    assert all((folder / "diagnostics" / f"{name}.json").is_file() for name in ("uniform", "merged"))
+    assert "chart activations" in report
     assert yaml.safe_load((folder / "config.yaml").read_text())["domains"].keys() == set(DOMAINS)
     log = (folder / "log.txt").read_text()
     assert "seed 3" in log and "fine-tuning legal" in log and "Traceback" not in log

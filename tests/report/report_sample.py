@@ -6,6 +6,8 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+from diagnosis_sample import collapsing, healthy
+
 from asrmerge.evaluation.gates import Gate, judge
 from asrmerge.evaluation.hypotheses import Hypothesis
 from asrmerge.evaluation.scorecard import build_scorecard
@@ -252,4 +254,5 @@ def report_data(rates: dict[str, tuple[float, ...]] = RATES, utterances: int = 1
             further={"Machine": "2 cores, no accelerator", "Duration": "9 min 12 s"},
         ),
         gates=judge(map(Gate.parse, gates), scorecard, "merged"),
+        diagnoses={"uniform": collapsing(), "merged": healthy()},
     )

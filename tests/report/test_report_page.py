@@ -126,3 +126,16 @@ def test_without_scripts_everything_that_matters_is_there(browser: Browser, addr
     ):
         assert wanted in text
     assert "Sort by" not in text
+
+
+@pytest.mark.parametrize(("width", "kind"), [(1280, "wide"), (400, "narrow")])
+def test_merges_beside_their_experts_have_a_chart_of_the_page_s_width(
+    browser: Browser, address: str, width: int, kind: str
+) -> None:
+    browser.open(address, width=width)
+    visible = browser.run(
+        "[...document.querySelectorAll('.diagnosis svg')].filter((one) => one.getBoundingClientRect().width > 0)"
+        ".map((one) => one.parentElement.className)"
+    )
+    assert visible == [kind, kind]
+    assert browser.run("document.documentElement.scrollWidth") <= width
