@@ -31,7 +31,7 @@ def list_methods() -> str:
         special = " and ".join(need for need in _needs(method) if need != _EXPERTS)
         needs = f"  (needs {special})" if special else ""
         lines += [f"  {name:{width}}{_summary(method)}{needs}", *_parameter_line(method, width)]
-    lines += ["", "Coefficients learnt from each domain's audio:"]
+    lines += ["", "Learnt from each domain's audio:"]
     for name, learning_method in learning.items():
         needs = f"  (needs a base{', audio and texts' if learning_method.needs_texts else ' and audio'})"
         lines += [f"  {name:{width}}{_summary(learning_method)}{needs}", *_parameter_line(learning_method, width)]

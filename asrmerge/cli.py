@@ -14,6 +14,7 @@ from asrmerge.commands.evaluate import evaluate
 from asrmerge.commands.export import export
 from asrmerge.commands.inspect import inspect
 from asrmerge.commands.pairs import read_pairs
+from asrmerge.commands.repair import repair
 from asrmerge.commands.stats import stats
 from asrmerge.commands.transcribe import transcribe
 from asrmerge.errors import AsrmergeError
@@ -73,7 +74,7 @@ def run(
         typer.echo(f"{title:13} {folder / name}")
 
 
-for command in (stats, evaluate, transcribe, export):
+for command in (stats, repair, evaluate, transcribe, export):
     app.command()(command)
 
 

@@ -8,7 +8,7 @@ its scale λ (--scales); the experts have equal weights. Methods that learn from
 Beside them stand the base, each expert, the uniform average and the greedy soup, the run's own merge, whose coefficients were
 searched, and one model fine-tuned on all domains. Seconds and peak memory are those of ``asrmerge merge`` in a process of its
 own, start included; statistics are collected once, and their cost is printed below. Everything is kept in RUN/methods: started
-again, the script goes on where it was.
+again, the script goes on where it was. Retention is the share of the base's accuracy on general speech that is kept.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ LEFT_OUT = {
 }
 GRIDS: dict[str, dict[str, list[Any]]] = {
     "regmean": {"alpha": [0.5, 0.9, 0.98], "scale": [1.0, 1.3, 1.6]},
-    "mats": {"iterations": [5, 20, 100], "scale": [1.0, 1.3]},
+    "mats": {"iterations": [10, 50], "scale": [1.0, 1.3]},
     "ugm": {"base_scale": [0.0, 100.0, 10000.0], "scale": [0.3, 0.5, 1.0]},
     "fisher": {"floor": [1e-6, 1e-2], "scale": [1.0, 1.5, 2.0]},
 }
@@ -353,6 +353,8 @@ def _macro(counts: Counts, domains: list[str]) -> float:
 def _table(models: list[Merged], card: Scorecard, domains: list[str]) -> str:
     columns = [*domains, *([GENERAL] if GENERAL in card.models["base"].domains else [])]
     titles = [name.capitalize() for name in domains] + ["Macro average"] + [name.capitalize() for name in columns[len(domains) :]]
+    if GENERAL in columns:
+        titles.append("Retention")
     lines = [
         "| Model | Setting | " + " | ".join(titles) + " | s | MB |",
         "| --- | --- |" + " ---: |" * (len(titles) + 2),
@@ -366,6 +368,8 @@ def _table(models: list[Merged], card: Scorecard, domains: list[str]) -> str:
         score = card.models[_slug(one.name)]
         figures = [_figure(score.domains[name]) for name in columns]
         figures.insert(len(domains), f"{100 * macro(one):.1f}")
+        kept = score.domains[GENERAL].retention if GENERAL in columns else None
+        figures += [] if GENERAL not in columns else ["–" if kept is None or kept.value is None else f"{100 * kept.value:.1f} %"]
         cost = ["–", "–"] if one.seconds is None else [f"{one.seconds:.1f}", f"{one.megabytes:.0f}"]
         lines.append(f"| {one.name} | {one.setting} | " + " | ".join([*figures, *cost]) + " |")
     return "\n".join(lines)

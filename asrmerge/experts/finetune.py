@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from asrmerge.errors import ManifestError
 from asrmerge.experts.batches import length_batches, plan_batches
+from asrmerge.experts.moments import MOMENTS_FILE, MomentsHeader, write_moments
 from asrmerge.experts.perturbation import change_speed
 from asrmerge.experts.settings import FinetuneSettings
 from asrmerge.experts.transcripts import TranscriptStyle, restyle
@@ -41,11 +42,12 @@ class TrainingAudio:
 
 @dataclass
 class TrainingRecord:
-    """How a fine-tuning went: losses by step; ``best_step`` is what was kept."""
+    """How a fine-tuning went: losses by step; ``best_step`` is what was kept; ``utterances`` counts repeats."""
 
     seed: int
     steps: int = 0
     best_step: int = 0
+    utterances: int = 0
     audio_seconds: float = 0.0
     loss: list[tuple[int, float]] = field(default_factory=list)
     validation_loss: list[tuple[int, float]] = field(default_factory=list)
@@ -65,6 +67,8 @@ def finetune(
 ) -> TrainingRecord:
     """Fine-tune ``base`` and write the best checkpoint by validation loss to ``output``, float32, atomically.
 
+    Beside it lie ``training.json`` and AdamW's second moments after the last step, half as large as what was trained.
+
     Args:
         steps: at most; ``settings.steps`` by default.
         on_step: called with the steps done and the steps at most.
@@ -80,13 +84,13 @@ def finetune(
     audio = _fitting(audio, recognizer, settings.transcripts)
     total = steps or settings.steps
     trained = _freeze(recognizer, settings.freeze)
-    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, total, settings.warmup))
+    adam = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: _rate(step, total, settings.warmup))
     plan = plan_batches(
         audio.domain, audio.general, steps=total, seconds=settings.batch_seconds, replay=settings.replay, seed=seed
     )
     loader: DataLoader[Any] = DataLoader(plan, batch_size=None, collate_fn=None)  # type: ignore[arg-type]
-    module, optimizer, loader, schedule = accelerator.prepare(_Loss(recognizer), optimizer, loader, schedule)
+    module, optimizer, loader, schedule = accelerator.prepare(_Loss(recognizer), adam, loader, schedule)
     inputs = _Inputs(recognizer, cached=settings.freeze == "encoder")
     speeds = _Speeds(settings.speed, seed)
     record = TrainingRecord(seed=seed)
@@ -103,6 +107,7 @@ def finetune(
         optimizer.zero_grad()
         recent.append(float(loss.detach()))
         record.steps = step
+        record.utterances += len(batch)
         record.audio_seconds += sum(utterance.duration for utterance in batch)
         on_step(step, total)
         if step % settings.evaluate_every == 0 or step == total:
@@ -112,7 +117,14 @@ def finetune(
                 break
     judge.restore()
     if accelerator.is_main_process:
-        _save(recognizer, output, record, settings)
+        moments = MomentsHeader(
+            steps=record.steps,
+            kept_step=record.best_step,
+            beta2=adam.defaults["betas"][1],
+            utterances_per_step=accelerator.num_processes * record.utterances / record.steps,
+            gradient_norm=settings.gradient_norm,
+        )
+        _save(recognizer, output, record, settings, lambda path: write_moments(path, recognizer.model, adam, moments))
     return record
 
 
@@ -259,10 +271,17 @@ def _fitting(audio: TrainingAudio, recognizer: Recognizer, style: TranscriptStyl
     return fitting
 
 
-def _save(recognizer: Recognizer, output: Path, record: TrainingRecord, settings: FinetuneSettings) -> None:
+def _save(
+    recognizer: Recognizer,
+    output: Path,
+    record: TrainingRecord,
+    settings: FinetuneSettings,
+    write_moments_to: Callable[[Path], None],
+) -> None:
     with atomic_folder(output) as temporary:
         recognizer.save(temporary / "checkpoint")
         for file in (temporary / "checkpoint").iterdir():
             file.rename(temporary / file.name)
         (temporary / "checkpoint").rmdir()
         write_json(temporary / TRAINING_FILE, {"settings": settings.model_dump(), **asdict(record)})
+        write_moments_to(temporary / MOMENTS_FILE)

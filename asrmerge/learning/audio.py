@@ -41,16 +41,27 @@ class DomainAudio:
         return (*self.train, *self.held_out)
 
 
+def draw(utterances: Sequence[Utterance], most: int | None, seed: int) -> list[Utterance]:
+    """At most so many of them, in their order; which, hangs on the seed and the identifiers alone."""
+    order = sorted(utterances, key=lambda one: _rank(one, seed))
+    chosen = set(order[:most])
+    return [one for one in utterances if one in chosen]
+
+
+def _rank(utterance: Utterance, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}/{utterance.identifier}".encode()).digest()
+
+
 def split_audio(name: str, corpus: Sequence[Utterance], *, share: float, seed: int, window: float | None) -> DomainAudio:
     """The corpus without what is too short or too long, ``share`` of it held out: at least one utterance, and not all.
 
-    Who is held out hangs on the seed and the identifier alone, not on the order or on the texts.
+    With a share of 0 nothing is. Who is held out hangs on the seed and the identifier alone, not on the order or on the texts.
 
     Args:
         window: seconds that the model takes at most, if there is such a bound.
 
     Raises:
-        ManifestError: fewer than two utterances can be used.
+        ManifestError: fewer than two utterances can be used; or, where nothing is held out, none.
     """
     left_out: dict[str, str] = {}
     for one in corpus:
@@ -63,13 +74,13 @@ def split_audio(name: str, corpus: Sequence[Utterance], *, share: float, seed: i
         named = "; ".join(f"{identifier}: {reason}" for identifier, reason in list(left_out.items())[:_SHOWN])
         more = f"; and {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else ""
         logger.warning("audio of %s: %d of %d utterances left out (%s%s)", name, len(left_out), len(corpus), named, more)
-    if len(usable) < 2:
+    if len(usable) < (2 if share else 1):
         fits = f" ({len(left_out)} of {len(corpus)} are too short or too long)" if left_out else ""
-        raise ManifestError(
-            f"The audio of {name} has {len(usable)} usable utterances{fits}, and at least two are needed, one to learn from and "
-            "one to hold out: give more."
-        )
-    order = sorted(usable, key=lambda one: hashlib.sha256(f"{seed}/{one.identifier}".encode()).digest())
+        needed = "at least two are needed, one to learn from and one to hold out" if share else "at least one is needed"
+        raise ManifestError(f"The audio of {name} has {len(usable)} usable utterances{fits}, and {needed}: give more.")
+    if not share:
+        return DomainAudio(name, tuple(usable), (), left_out)
+    order = sorted(usable, key=lambda one: _rank(one, seed))
     count = min(max(round(share * len(usable)), 1), len(usable) - 1)
     held_out = {one.identifier for one in order[:count]}
     return DomainAudio(

@@ -53,6 +53,10 @@ class Inputs:
             return self._recognizer.transcribe(samples)
         return cast(CachingRecognizer, self._recognizer).transcribe(samples, encoder_states=self._encoded(utterances))
 
+    def lengths(self, utterances: Sequence[Utterance]) -> list[int]:
+        """Samples of each, as the model hears them."""
+        return [len(samples) for samples in self._samples(utterances)]
+
     def label_text(self, text: str) -> str:
         """``text``, or of one that runs on beyond what the model can be given as labels, as many words as fit."""
         words = text.split()

@@ -1,4 +1,4 @@
-"""From a recipe with audio to a merged folder: coefficients are learnt, written as a plain recipe, and that is merged."""
+"""From a recipe with audio to a merged folder: coefficients are learnt and merged by a plain recipe, or weights are learnt."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from asrmerge.errors import ManifestError
 from asrmerge.evaluation.normalizers import normalizer
 from asrmerge.files import atomic_folder, hash_content, write_json
 from asrmerge.learning.audio import DomainAudio, split_audio
-from asrmerge.learning.method import Learned
+from asrmerge.learning.method import Learned, LearnedWeights, LearningParameters
 from asrmerge.learning.recipe import LearningRecipe
 from asrmerge.learning.registry import get_learning_method
 from asrmerge.learning.session import Session
+from asrmerge.learning.writing import write_weights
 from asrmerge.merging.engine import merge_to_folder
 from asrmerge.merging.references import open_model
 from asrmerge.progress import ProgressView
@@ -40,11 +41,12 @@ logger = logging.getLogger(__name__)
 
 def merge_learned_to_folder(
     recipe: LearningRecipe, output: str | Path, *, view: ProgressView, workers: int | None = None
-) -> Learned:
+) -> Learned | LearnedWeights:
     """Learn, and merge into a folder that transformers loads.
 
-    It holds ``merge_recipe.yaml``, the plain recipe that merges with what was learnt, ``merge_provenance.json``, and
-    ``learned.json``: settings, audio, coefficients, curves, seconds. ``output`` stays as it was on any failure.
+    It holds ``merge_recipe.yaml``, the plain recipe that merges with what was learnt (none where weights were), then
+    ``merge_provenance.json``, and ``learned.json``: recipe, audio, coefficients and curves, or stages, seconds. ``output`` stays
+    as it was on any failure.
 
     Args:
         workers: threads of the merge.
@@ -54,7 +56,7 @@ def merge_learned_to_folder(
         CheckpointError: a model is missing or corrupt, or ``output`` is something other than a checkpoint.
         IncompatibleError: models that do not fit together.
         ManifestError, AudioError: audio that cannot be learnt from.
-        LearningError: the loss is NaN or infinite.
+        LearningError: the loss, or what a model computes, is NaN or infinite.
     """
     output = Path(output)
     began = time.monotonic()
@@ -63,14 +65,18 @@ def merge_learned_to_folder(
     check_output(output, [checkpoint.folder for checkpoint in (base, *experts.values())])
     check_replaceable(output)
     check_compatible([base, *experts.values()], ["base", *experts])
-    normalizer(recipe.method_parameters().normalizer)
+    parameters = recipe.method_parameters()
+    if isinstance(parameters, LearningParameters):
+        normalizer(parameters.normalizer)
     corpora = _read_corpora(recipe, view)
     learned, domains = _learn(recipe, base, experts, corpora, view)
-    plain = recipe.plain(learned.coefficients)
     content = _content(recipe, learned, domains) | {"seconds": round(time.monotonic() - began, 1)}
     with atomic_folder(output) as temporary:
         merged = temporary / "checkpoint"
-        merge_to_folder(plain, merged, workers=workers, on_progress=view.task("merging"))
+        if isinstance(learned, LearnedWeights):
+            write_weights(recipe, learned, base, experts, merged)
+        else:
+            merge_to_folder(recipe.plain(learned.coefficients), merged, workers=workers, on_progress=view.task("merging"))
         for file in merged.iterdir():
             file.rename(temporary / file.name)
         merged.rmdir()
@@ -104,12 +110,11 @@ def _learn(
     experts: Mapping[str, Checkpoint],
     corpora: Mapping[str, Sequence[Utterance]],
     view: ProgressView,
-) -> tuple[Learned, list[DomainAudio]]:
+) -> tuple[Learned | LearnedWeights, list[DomainAudio]]:
     recognizer = _load(recipe, base)
     window = recognizer.window_seconds
-    domains = [
-        split_audio(name, corpus, share=recipe.held_out, seed=recipe.seed, window=window) for name, corpus in corpora.items()
-    ]
+    share = recipe.held_out if recipe.holds_out else 0.0
+    domains = [split_audio(name, corpus, share=share, seed=recipe.seed, window=window) for name, corpus in corpora.items()]
     session = Session(
         recognizer,
         {name: _state(checkpoint) for name, checkpoint in experts.items()},
@@ -137,13 +142,17 @@ def _state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     return {name: checkpoint.read(name) for name in checkpoint.names}
 
 
-def _content(recipe: LearningRecipe, learned: Learned, domains: Sequence[DomainAudio]) -> dict[str, Any]:
-    return {
+def _content(recipe: LearningRecipe, learned: Learned | LearnedWeights, domains: Sequence[DomainAudio]) -> dict[str, Any]:
+    common = {
         "asrmerge": __version__,
-        "recipe": recipe.model_dump(mode="json", exclude_none=True)
+        "recipe": recipe.model_dump(mode="json", exclude_none=True, exclude=set() if recipe.holds_out else {"held_out"})
         | {"parameters": recipe.method_parameters().model_dump(mode="json")},
         "recipe_sha256": recipe.hash(),
         "audio": {domain.name: _described(domain) for domain in domains},
+    }
+    if isinstance(learned, LearnedWeights):
+        return common | {"stages": [asdict(one) for one in learned.stages]}
+    return common | {
         "coefficients": learned.coefficients,
         "criterion": learned.criterion,
         "kept_step": learned.kept,

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import Field
+from torch import Tensor
 
-from asrmerge.merging.block import Parameters
+from asrmerge.merging.block import Parameters, Record
 
 if TYPE_CHECKING:
     from asrmerge.learning.session import Session
@@ -87,8 +88,52 @@ class Learned:
         return f"{self.criterion} {shown[0]} at the start, {shown[1]} after step {self.kept} of {steps}, which is kept"
 
 
+@dataclass(frozen=True)
+class StageReport:
+    """What part of a model was merged by itself, and from how much.
+
+    Attributes:
+        name: of a layer, or of a module outside of layers.
+        maps: linear maps whose inputs were heard.
+        utterances: of all domains; 0 where nothing had to be heard.
+        fewest_positions: of a map and a domain, the least of all.
+        seconds: that it took.
+    """
+
+    name: str
+    maps: int
+    utterances: int
+    fewest_positions: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedWeights:
+    """A merge that no coefficients describe.
+
+    Attributes:
+        tensors: what differs from the base, by the names of a checkpoint; float32.
+        stages: in the order in which they were merged.
+        records: what was noteworthy of a parameter, by its name.
+    """
+
+    tensors: Mapping[str, Tensor]
+    stages: tuple[StageReport, ...]
+    records: Mapping[str, Record]
+
+    @property
+    def summary(self) -> str:
+        """How it went, in one line."""
+        heard = [one for one in self.stages if one.utterances]
+        most = max((one.utterances for one in heard), default=0)
+        return f"{sum(one.maps for one in heard)} linear maps in {len(heard)} stages, each from {most} utterances"
+
+
 class LearningMethod(Protocol):
-    """A method that learns from audio through the merged model's forward pass."""
+    """A method that learns from audio through the merged model's forward pass.
+
+    One that holds no audio out says ``holds_out = False``: it is given all of it to learn from.
+    """
 
     @property
     def name(self) -> str: ...
@@ -98,13 +143,18 @@ class LearningMethod(Protocol):
         """Whether every domain's audio must have its texts."""
 
     @property
-    def parameters(self) -> type[LearningParameters]: ...
+    def parameters(self) -> type[Parameters]: ...
 
-    def learn(self, session: Session, parameters: Any) -> Learned:
+    def learn(self, session: Session, parameters: Any) -> Learned | LearnedWeights:
         """Learn, with the models and the audio of ``session``.
 
         Raises:
             ConfigError: a start that the method cannot take.
-            LearningError: the loss is NaN or infinite.
+            LearningError: the loss, or what a model computes, is NaN or infinite.
         """
         ...
+
+
+def holds_out(method: LearningMethod) -> bool:
+    """Whether it leaves a part of the audio out, to decide by what is kept."""
+    return bool(getattr(method, "holds_out", True))

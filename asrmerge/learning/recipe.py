@@ -10,8 +10,9 @@ from pydantic import Field, model_validator
 
 from asrmerge.errors import ConfigError
 from asrmerge.files import hash_content
-from asrmerge.learning.method import PLACES, WHOLE_MODEL, LearningParameters
+from asrmerge.learning.method import PLACES, WHOLE_MODEL, holds_out
 from asrmerge.learning.registry import get_learning_method, learning_method_names
+from asrmerge.merging.block import Parameters
 from asrmerge.merging.recipe import Dtype, GroupRule, Name, Recipe, RecipeExpert
 from asrmerge.validation import Section, suggest, validate
 
@@ -23,7 +24,7 @@ class LearningExpert(Section):
         name: in the recipe, and of its domain.
         model: folder or hub id, also with a LoRA adapter.
         audio: corpus of its domain, ``[FORMAT:]PLACE[,option=value…]``: validation audio, never the test's.
-        weight: where its coefficients start, in place of the method's own start.
+        weight: where its coefficients start, in place of the method's own start; its share, where the method has no coefficients.
     """
 
     name: Name
@@ -75,14 +76,22 @@ class LearningRecipe(Section):
         """
         recipe = validate(cls, content, place)
         recipe.method_parameters(place)
+        if "held_out" in recipe.model_fields_set and not recipe.holds_out:
+            raise ConfigError(f"{place}: held_out: {recipe.method} learns from all of the audio; leave the key out.")
         return recipe
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether the method decides by a part of the audio that it does not learn from."""
+        return holds_out(get_learning_method(self.method))
 
     def to_yaml(self) -> str:
         """The recipe as YAML; ``from_content`` of what it holds gives it back."""
-        text: str = yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)
+        unused = set() if self.holds_out else {"held_out"}
+        text: str = yaml.safe_dump(self.model_dump(mode="json", exclude_none=True, exclude=unused), sort_keys=False)
         return text
 
-    def method_parameters(self, place: str = "recipe") -> LearningParameters:
+    def method_parameters(self, place: str = "recipe") -> Parameters:
         """The parameters as the method's own type, defaults filled in.
 
         Raises:

@@ -30,6 +30,7 @@ class MergedWeights:
     Memory, on the model's device: (3 + number of experts) × the parameters that an expert has changed, in float32.
 
     Attributes:
+        residents: the units of every module of which an expert has changed something, its unchanged bias included.
         groups: structural groups in which an expert has changed something, sorted; the rows of coefficients.
         experts: their names, sorted; the columns.
     """
@@ -45,6 +46,8 @@ class MergedWeights:
         """
         residents = load_residents(model, experts)
         self._residents = [one for one in residents if any(bool(delta.any()) for delta in one.deltas.values())]
+        changed = {one.module for one in self._residents}
+        self.residents = tuple(one for one in residents if one.module in changed)
         if not self._residents:
             raise ConfigError("no expert differs from the base, so there is nothing to learn: give fine-tunes of the base.")
         self.groups = tuple(sorted({one.place.group for one in self._residents}))

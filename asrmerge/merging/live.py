@@ -41,6 +41,11 @@ class Resident:
     base: Tensor
     deltas: Mapping[str, Tensor]
 
+    @property
+    def module(self) -> str:
+        """Name of the module that it is a parameter of."""
+        return self.unit.name.rpartition(".")[0]
+
 
 class LiveMerge:
     """Holds base and task vectors in float32 beside a live model, and writes merges into its parameters.
@@ -133,7 +138,7 @@ class LiveMerge:
         if not getattr(method, "affine", False):
             return self._residents
         if self._joined is None:
-            self._joined = _joined(self._residents)
+            self._joined = join_affine(self._residents)
         return self._joined
 
     def _check_names(self, weights: Mapping[str, float]) -> list[str]:
@@ -175,7 +180,7 @@ def _resident(unit: Unit, place: Place, targets: Mapping[str, Tensor], states: M
     return Resident(unit, place, live, stored, base, deltas)
 
 
-def _joined(residents: Sequence[Resident]) -> list[Resident]:
+def join_affine(residents: Sequence[Resident]) -> list[Resident]:
     """The residents with the weight and bias of every linear map in one, as methods see them that are ``affine``."""
     by_name = {one.unit.name: one for one in residents}
     linear = [one.unit for one in residents if one.place.role in LINEAR_ROLES]

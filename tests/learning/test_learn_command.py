@@ -228,7 +228,7 @@ def test_bad_input_is_refused_before_anything_is_learnt(
 
 def test_methods_are_listed_and_explained(command: RunCommand) -> None:
     code, out, _ = command("methods")
-    assert code == 0 and "Coefficients learnt from each domain's audio:" in out
+    assert code == 0 and "Learnt from each domain's audio:" in out
     lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
     assert "(needs a base and audio)" in lines["adamerging"] and "(needs a base, audio and texts)" in lines["learned_soup"]
     code, out, _ = command("methods", "learned_coefficients")

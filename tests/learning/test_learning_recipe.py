@@ -28,7 +28,8 @@ def content(**changes: Any) -> dict[str, Any]:
 
 
 def test_methods_are_called_as_their_files() -> None:
-    assert tuple(find_learning_methods()) == learning_method_names() == ("adamerging", "learned_coefficients", "learned_soup")
+    names = ("adamerging", "learned_coefficients", "learned_soup", "regmean_plus_plus")
+    assert tuple(find_learning_methods()) == learning_method_names() == names
 
 
 def test_defaults_are_filled_in_and_yaml_gives_the_recipe_back() -> None:

@@ -18,6 +18,9 @@ from typer.testing import CliRunner
 from asrmerge.checkpoints.safetensors_file import SafetensorsReader
 from asrmerge.cli import app
 from asrmerge.errors import AsrmergeError
+from asrmerge.experts.finetune import TrainingAudio, finetune
+from asrmerge.experts.settings import FinetuneSettings
+from asrmerge.merging import Recipe
 from asrmerge.merging.artefact import read_header
 from asrmerge.merging.engine import merge_to_folder
 from asrmerge.recognizers import load_recognizer
@@ -198,3 +201,26 @@ def test_only_long_audio_is_refused_by_name(tmp_path):
     write_manifest(tmp_path / "long.jsonl", utterances)
     with pytest.raises(AsrmergeError, match=r"None of the 2 utterances can be used.*longer than the model's window of 1 s"):
         stats(f"a={base}", "--audio", f"a={tmp_path / 'long.jsonl'}", "-o", tmp_path / "out")
+
+
+def test_fisher_of_the_optimiser_is_compared_with_one_on_audio(corpora, tmp_path):
+    base, _ = make_models(tmp_path, "ctc")
+    utterances = make_utterances(tmp_path, "train", [0.6, 0.8, 0.7, 0.9], 5)
+    settings = FinetuneSettings(steps=6, batch_seconds=2.0, learning_rate=1e-3, replay=0.0, evaluate_every=3)
+    finetune(str(base), TrainingAudio(utterances, (), utterances), tmp_path / "expert", settings, seed=1)
+    expert = tmp_path / "expert"
+    out = stats(f"legal={expert}", "--audio", f"legal={corpora['legal']}", "--fisher", "adam", "-o", tmp_path / "out")
+    header = read_header(SafetensorsReader(tmp_path / "out" / "legal" / "fisher.safetensors"))
+    assert header is not None and header.variant == "adam" and "clipped" in header.note
+    assert "legal: rank correlation with the Fisher on audio" in out and (tmp_path / "out" / "direct" / "legal").is_dir()
+    recipe = {"method": "fisher", "base": str(base)}
+    experts = [{"name": "legal", "model": str(expert), "statistics": str(tmp_path / "out" / "legal")}]
+    merge_to_folder(Recipe.model_validate({**recipe, "experts": experts}), tmp_path / "merged")
+    stats(f"legal={expert}", "--fisher", "adam", "-o", tmp_path / "again")  # without audio
+    for message, arguments in {
+        "leave other kinds": ["--fisher", "adam", "--kind", "grams"],
+        "no model of that name": ["--fisher", "adam", "--optimizer", "other=x.pt"],
+        "go with --fisher adam": ["--gradient-norm", "1"],
+    }.items():
+        with pytest.raises(AsrmergeError, match=message):
+            stats(f"legal={expert}", *arguments, "-o", tmp_path / "refused")

@@ -25,9 +25,9 @@ from asrmerge.speech.audio import write_audio
 from asrmerge.speech.manifest import Utterance
 
 
-def make_models(folder: Path, family: str, *, frozen: str = "") -> tuple[Path, dict[str, Path]]:
+def make_models(folder: Path, family: str, *, frozen: str = "", layers: int = 1) -> tuple[Path, dict[str, Path]]:
     """Base and two experts, whose parameters that start with ``frozen`` are the base's."""
-    model, processor = _whisper(folder) if family == "whisper" else _ctc(folder)
+    model, processor = _whisper(folder, layers) if family == "whisper" else _ctc(folder, layers)
     _randomize(model, 0, 2.5, "")
     base = _save(model, processor, folder / "base")
     experts = {}
@@ -68,12 +68,12 @@ def _save(model, processor, folder: Path) -> Path:
     return folder
 
 
-def _ctc(folder: Path):
+def _ctc(folder: Path, layers: int):
     tokens = ["<pad>", "<unk>", "|", *"abcdefghi"]
     (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
     tokenizer = Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), bos_token=None, eos_token=None)
     config = Wav2Vec2Config(
-        vocab_size=len(tokens), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
+        vocab_size=len(tokens), hidden_size=16, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=24,
         conv_dim=(8, 8), conv_kernel=(40, 16), conv_stride=(40, 16), num_feat_extract_layers=2, pad_token_id=0,
         num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2, feat_extract_norm="layer",
     )  # fmt: skip
@@ -81,14 +81,14 @@ def _ctc(folder: Path):
     return Wav2Vec2ForCTC(config), Wav2Vec2Processor(Wav2Vec2FeatureExtractor(return_attention_mask=True), tokenizer)
 
 
-def _whisper(folder: Path):
+def _whisper(folder: Path, layers: int):
     vocabulary = {symbol: index for index, symbol in enumerate(sorted(ByteLevel.alphabet()))}
     (folder / "vocab.json").write_text(json.dumps({**vocabulary, "<|endoftext|>": 256}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     tokenizer = WhisperTokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|startoftranscript|>"]})
     config = WhisperConfig(
-        vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        vocab_size=len(tokenizer), d_model=16, encoder_layers=layers, decoder_layers=layers, encoder_attention_heads=2,
         decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=24, num_mel_bins=16, max_source_positions=50,
         max_target_positions=30, pad_token_id=256, bos_token_id=256, eos_token_id=256,
         decoder_start_token_id=tokenizer.convert_tokens_to_ids("<|startoftranscript|>"),
