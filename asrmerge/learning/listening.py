@@ -54,9 +54,7 @@ class Listener:
     """
 
     def __init__(self, recognizer: DifferentiableRecognizer, inputs: Inputs, *, padding_every: int) -> None:
-        """Args:
-            padding_every: of the positions of padding that the model hears, each so-and-so-many-th counts as one of speech.
-        """
+        """``padding_every``: of the positions of padding that the model hears, each so-and-so-many-th counts as one of speech."""
         self._recognizer, self._inputs, self._padding_every = recognizer, inputs, padding_every
         self._texts: dict[Utterance, str] = {}
 
