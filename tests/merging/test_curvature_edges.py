@@ -119,6 +119,6 @@ def test_what_cannot_be_used_is_refused():
 
 def test_what_they_say_of_themselves():
     assert [getattr(method, "weights_multiply", False) for method in ALL] == [False] * 4
-    assert [getattr(method, "weights_share", False) for method in ALL] == [True, False, True, True]
+    assert [getattr(method, "weights_share", False) for method in ALL] == [True] * 4
     assert [getattr(method, "elementwise", False) for method in ALL] == [True, True, False, False]
     assert [getattr(method, "affine", False) for method in ALL] == [False, False, True, True]
