@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,14 @@ class Checkpoint:
         return stored.file.read_elements(stored.name, start, stop)
 
     def hash(self) -> str:
-        """SHA-256 of the weight files' bytes in the order of their names; of a single file, what sha256sum prints."""
+        """SHA-256 of the weight files' bytes in the order of their names; of a single file, what sha256sum prints.
+
+        They are read once: of large models, that is minutes.
+        """
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> str:
         digest = hashlib.sha256()
         for path in self.weight_files:
             with path.open("rb") as stream:
