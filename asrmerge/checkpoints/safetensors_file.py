@@ -94,6 +94,9 @@ class SafetensorsReader:
         if (descriptor := getattr(self, "_descriptor", None)) is not None:
             os.close(descriptor)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
     def names(self) -> list[str]:
         """The names of the tensors, as stored."""
         return list(self._entries)

@@ -27,7 +27,7 @@ class Header(Section):
         kind, variant: what it holds, and how that was estimated (of a Fisher: ``sampled``, ``empirical`` or ``adam``).
         units: of the values, in words.
         model, model_sha256: as the user named the model, and the hash of its weights.
-        data_sha256: of the utterances: texts, files, times.
+        data_sha256: of the utterances: identifiers, texts, and what is heard.
         key: changes with everything that the values hang on.
         utterances, seconds: that were used.
         skipped: identifiers of utterances that were left out, with the reason.

@@ -36,7 +36,7 @@ class _File:
         return () if self.header is None else self.header.unchanged
 
     def has(self, name: str) -> bool:
-        return name in self.reader.names()
+        return name in self.reader
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class ModelStatistics:
     def fisher_elements(self, name: str, start: int, stop: int) -> Tensor:
         """Elements ``start`` to ``stop`` of the flattened diagonal, float32: [stop − start]."""
         reader = self.files["fisher"].reader
-        if name not in reader.names():
+        if name not in reader:
             return torch.zeros(stop - start)
         if is_head(name):
             return self._spread(name, reader.read(name).to(torch.float32)).flatten()[start:stop]
@@ -238,7 +238,7 @@ def _fisher_shape(checkpoint: Checkpoint, unit: Unit, name: str) -> tuple[int, .
 
 
 def _check(file: SafetensorsReader, checkpoint: Checkpoint, name: str, shape: tuple[int, ...], whose: str) -> None:
-    if name not in file.names():
+    if name not in file:
         raise IncompatibleError(f"{file.path} has no tensor {name}: compute the Fisher of {whose} again.")
     given = file.shape(name)
     own = checkpoint.source.shape(name) if isinstance(checkpoint, AlignedCheckpoint) and is_head(name) else shape
