@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,28 +16,9 @@ from asrmerge.recognizers.fast_linear import fast_linear
 from asrmerge.recognizers.recognizer import CachingRecognizer, DifferentiableRecognizer
 from asrmerge.speech.manifest import Utterance
 from asrmerge.statistics.collectors import Collector
-from asrmerge.statistics.watching import Watcher, take_first_look
+from asrmerge.statistics.watching import Look, Watcher, look_at
 
 _BATCH_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class Look:
-    """What a forward pass shows of a model.
-
-    Attributes:
-        order: modules by name, as they are first called.
-        sequences: those that compute a sequence for each utterance, see ``FirstLook``.
-        shares: linear layers that are given the same inputs as one before them, and which.
-    """
-
-    order: tuple[str, ...]
-    sequences: frozenset[str]
-    shares: Mapping[str, str]
-
-    def place(self, module: str) -> int:
-        """Where in the order a module is; what is never called comes last."""
-        return self.order.index(module) if module in self.order else len(self.order)
 
 
 class _AllHeardError(Exception):
@@ -59,34 +39,10 @@ class Listener:
         self._texts: dict[Utterance, str] = {}
 
     def look(self, utterance: Utterance) -> Look:
-        """The order of the modules, from a whole pass."""
+        """What a whole pass shows of the model."""
         batch = self._whole_batch([utterance] * 2)
-        order: dict[str, None] = {}
-        sequences: set[str] = set()
-
-        def begins(name: str) -> Callable[..., None]:
-            return lambda module, inputs: order.setdefault(name)
-
-        def ends(name: str) -> Callable[..., None]:
-            def hook(module: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
-                first = outputs[0] if isinstance(outputs, tuple) else outputs
-                if inputs and isinstance(first, Tensor) and first.dim() == 3 and len(first) == 2:
-                    sequences.add(name)
-
-            return hook
-
-        modules = dict(self._recognizer.model.named_modules())
-        handles = [module.register_forward_pre_hook(begins(name)) for name, module in modules.items()]
-        handles += [module.register_forward_hook(ends(name)) for name, module in modules.items()]
-        try:
-            with evaluating(self._recognizer.model), torch.no_grad():
-                self._recognizer.logits(batch)
-        finally:
-            for handle in handles:
-                handle.remove()
         with evaluating(self._recognizer.model):
-            shares = take_first_look(self._recognizer, batch).shares
-        return Look(tuple(order), frozenset(sequences), shares)
+            return look_at(self._recognizer, batch)
 
     @torch.no_grad()
     def listen(

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from asrmerge.learning.listening import Look
 from asrmerge.merging.live import Resident
 from asrmerge.statistics.modules import layers
+from asrmerge.statistics.watching import Look
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from asrmerge.learning.listening import Listener, Look
+from asrmerge.learning.listening import Listener
 from asrmerge.repairing.maps import LiveMap, plan_stages
 from asrmerge.repairing.moments import Correction, MomentCollector, Moments, correct, interpolate
 from asrmerge.repairing.settings import RepairSettings
 from asrmerge.speech.manifest import Utterance
+from asrmerge.statistics.watching import Look
 
 Audio = Mapping[str, Sequence[Utterance]]  # by domain
 

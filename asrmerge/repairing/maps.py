@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from asrmerge.checkpoints.names import canonical_name
 from asrmerge.errors import ConfigError
-from asrmerge.learning.listening import Look
 from asrmerge.merging.recipe import has_part
 from asrmerge.merging.structure import Place, matches, plan_places
 from asrmerge.merging.units import Unit, plan_units, unit_shapes
 from asrmerge.repairing.moments import Correction, fuse
 from asrmerge.repairing.settings import RepairSettings
+from asrmerge.statistics.watching import Look
 from asrmerge.validation import suggest
 
 # What gives logits: their spread is how sure the model is, which is not the mean of how sure its experts are.

@@ -20,7 +20,7 @@ from asrmerge.errors import ConfigError, IncompatibleError, ManifestError
 from asrmerge.files import hash_content
 from asrmerge.learning.audio import DomainAudio, draw, split_audio
 from asrmerge.learning.inputs import Inputs
-from asrmerge.learning.listening import Listener, Look
+from asrmerge.learning.listening import Listener
 from asrmerge.merging.methods._sphere import normalize_weights
 from asrmerge.merging.references import open_model
 from asrmerge.progress import ProgressView
@@ -30,6 +30,7 @@ from asrmerge.repairing.moments import Moments, interpolate
 from asrmerge.repairing.settings import RepairSettings
 from asrmerge.speech.manifest import Utterance
 from asrmerge.statistics.subject import Subject, load_subject
+from asrmerge.statistics.watching import Look
 
 _MERGED = "merged"
 

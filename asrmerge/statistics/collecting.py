@@ -28,7 +28,7 @@ from asrmerge.statistics.modules import remove_weight_norms
 from asrmerge.statistics.partial import Partial
 from asrmerge.statistics.settings import Kind, StatisticsSettings
 from asrmerge.statistics.subject import Subject
-from asrmerge.statistics.watching import Watch, Watcher, take_first_look
+from asrmerge.statistics.watching import Watch, Watcher, look_at
 
 logger = logging.getLogger(__name__)
 _SHORTEST_SECONDS = 0.01  # a frame of features
@@ -116,7 +116,7 @@ class _Collection:
         self._utterances = self._usable(utterances)
         self._total = len(utterances)
         # Of two rows, so that what all rows of a batch have in common can be told from what each has.
-        self._look = take_first_look(self._recognizer, self._batch([self._utterances[0]] * 2)[0])
+        self._look = look_at(self._recognizer, self._batch([self._utterances[0]] * 2)[0])
         self.collectors = make_collectors(self._recognizer.model, settings, self._look.shares)
         named = dict(self._recognizer.model.named_parameters())
         for name in named.keys() & set(settings.unchanged):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from asrmerge.recognizers.recognizer import DifferentiableRecognizer
 from asrmerge.statistics.collectors import Collector
-from asrmerge.statistics.modules import layers, linear_maps, map_outputs
+from asrmerge.statistics.modules import linear_maps, map_outputs
 
 Batch = Mapping[str, Tensor]
 
@@ -125,35 +125,45 @@ class Watcher:
 
 
 @dataclass(frozen=True)
-class FirstLook:
+class Look:
     """What one forward pass shows of a model.
 
     Attributes:
-        sequences: maps and layers that compute a sequence for each utterance: [batch, positions, units], of convolutions
+        order: modules by name, as they are first called.
+        sequences: those that compute a sequence for each utterance: [batch, positions, units], of convolutions
             [batch, units, positions]; not, say, positions that all utterances of a batch share.
         shares: linear layers that are given the same inputs as one before them, and which. In Whisper q, k and v of a layer, and
             k and v of the attention to the encoder in all layers of the decoder.
     """
 
+    order: tuple[str, ...]
     sequences: frozenset[str]
     shares: Mapping[str, str]
 
+    def place(self, module: str) -> int:
+        """Where in the order a module is; what is never called comes last."""
+        return self.order.index(module) if module in self.order else len(self.order)
 
-def take_first_look(recognizer: DifferentiableRecognizer, batch: Batch) -> FirstLook:
+
+def look_at(recognizer: DifferentiableRecognizer, batch: Batch) -> Look:
     """Look at one forward pass, of a batch of at least two utterances."""
-    rows = len(batch["labels"])
+    rows, maps = len(batch["labels"]), linear_maps(recognizer.model)
+    order: dict[str, None] = {}
     sequences: set[str] = set()
     shares: dict[str, str] = {}
     first: dict[int, str] = {}
     kept: list[Tensor] = []  # so that no other tensor takes the identity of one seen before
 
-    def hook_of(name: str) -> Any:
+    def begins(name: str) -> Any:
+        return lambda module, inputs: order.setdefault(name)
+
+    def ends(name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
             output = _first(outputs)
             if not inputs or not isinstance(output, Tensor) or output.dim() != 3 or len(output) != rows:
                 return
             sequences.add(name)
-            if not isinstance(module, nn.Linear):
+            if name not in maps or not isinstance(module, nn.Linear):
                 return
             if id(inputs[0]) in first:
                 shares.setdefault(name, first[id(inputs[0])])
@@ -163,15 +173,16 @@ def take_first_look(recognizer: DifferentiableRecognizer, batch: Batch) -> First
 
         return hook
 
-    modules = {**linear_maps(recognizer.model), **layers(recognizer.model)}
-    handles = [module.register_forward_hook(hook_of(name)) for name, module in modules.items()]
+    modules = dict(recognizer.model.named_modules())
+    handles = [module.register_forward_pre_hook(begins(name)) for name, module in modules.items()]
+    handles += [module.register_forward_hook(ends(name)) for name, module in modules.items()]
     try:
         with torch.no_grad():
             recognizer.logits(batch)
     finally:
         for handle in handles:
             handle.remove()
-    return FirstLook(frozenset(sequences), shares)
+    return Look(tuple(order), frozenset(sequences), shares)
 
 
 def _first(outputs: Any) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from asrmerge.errors import ConfigError, LearningError, ManifestError
 from asrmerge.learning.audio import draw
-from asrmerge.learning.listening import Listener, Look
+from asrmerge.learning.listening import Listener
 from asrmerge.learning.method import LearnedWeights, StageReport
 from asrmerge.learning.stages import Stage, plan_stages, shares_within, write
 from asrmerge.merging.block import Block, Record, RestoredExperts
@@ -26,6 +26,7 @@ from asrmerge.speech.manifest import Utterance
 from asrmerge.statistics.collectors import GramCollector
 from asrmerge.statistics.modules import linear_maps
 from asrmerge.statistics.settings import StatisticsSettings
+from asrmerge.statistics.watching import Look
 
 if TYPE_CHECKING:
     from asrmerge.learning.session import Session
