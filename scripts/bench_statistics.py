@@ -26,9 +26,8 @@ import torch
 from asrmerge.content import resolve_model
 from asrmerge.errors import AsrmergeError
 from asrmerge.files import write_json
-from asrmerge.recognizers.batching import length_buckets
+from asrmerge.recognizers.hearing import forward_batches, read_within_window
 from asrmerge.recognizers.recognizer import DifferentiableRecognizer
-from asrmerge.speech.audio import read_utterance
 from asrmerge.speech.domains import load_domain, synthesize_domain
 from asrmerge.speech.manifest import Utterance, read_manifest
 from asrmerge.statistics.collecting import collect_statistics
@@ -91,15 +90,12 @@ def _measure(model: str, utterances: Sequence[Utterance], arguments: argparse.Na
 
 
 def _forward(recognizer: DifferentiableRecognizer, batch_seconds: float) -> Callable[[Sequence[Utterance]], None]:
-    rate, window = recognizer.sampling_rate, recognizer.window_seconds
-
     def forward(utterances: Sequence[Utterance]) -> None:
-        lengths = [round((window or one.duration) * rate) for one in utterances]
-        batches = length_buckets(lengths, batch_length=round(batch_seconds * rate), equal=not recognizer.padding_is_neutral())
+        lengths = [round(one.duration * recognizer.sampling_rate) for one in utterances]
         with torch.no_grad():
-            for batch in batches:
+            for batch in forward_batches(recognizer, lengths, batch_seconds):
                 chosen = [utterances[index] for index in batch]
-                audio = [read_utterance(one, rate)[: round(window * rate) if window else None] for one in chosen]
+                audio = [read_within_window(recognizer, one) for one in chosen]
                 labels = recognizer.labels([one.text for one in chosen])
                 recognizer.logits({**recognizer.features(audio), "labels": labels})
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from asrmerge.errors import ManifestError
+from asrmerge.recognizers.hearing import read_within_window
 from asrmerge.recognizers.recognizer import CachingRecognizer, DifferentiableRecognizer
-from asrmerge.speech.audio import read_utterance
 from asrmerge.speech.manifest import Utterance
 
 _CACHE_BYTES = 3 << 30  # of encoder states; beyond, they are computed again
@@ -33,10 +33,8 @@ class Inputs:
         Raises:
             AudioError: an audio file cannot be read.
         """
-        rate, window = self._recognizer.sampling_rate, self._recognizer.window_seconds
-        longest = None if window is None else int(window * rate)  # resampling rounds lengths up
         for done, one in enumerate(utterances, start=1):
-            self._audio[one] = read_utterance(one, rate)[:longest]
+            self._audio[one] = read_within_window(self._recognizer, one)
             on_progress(done, len(utterances))
 
     def of(self, utterances: Sequence[Utterance], texts: Sequence[str] | None) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from asrmerge.learning.inputs import Inputs
-from asrmerge.recognizers.batching import length_buckets
 from asrmerge.recognizers.computing import evaluating
 from asrmerge.recognizers.fast_linear import fast_linear
+from asrmerge.recognizers.hearing import forward_batches
 from asrmerge.recognizers.recognizer import CachingRecognizer, DifferentiableRecognizer
 from asrmerge.speech.manifest import Utterance
 from asrmerge.statistics.collectors import Collector
@@ -73,11 +73,7 @@ class Listener:
         return {id(parameter) for parameter in self._recognizer.model.get_encoder().parameters()}
 
     def _plan(self, utterances: Sequence[Utterance]) -> list[list[Utterance]]:
-        rate, window = self._recognizer.sampling_rate, self._recognizer.window_seconds
-        samples = self._inputs.lengths(utterances)
-        lengths = samples if window is None else [round(window * rate)] * len(samples)
-        equal = not self._recognizer.padding_is_neutral()
-        batches = length_buckets(lengths, batch_length=round(_BATCH_SECONDS * rate), equal=equal)
+        batches = forward_batches(self._recognizer, self._inputs.lengths(utterances), _BATCH_SECONDS)
         return [[utterances[index] for index in batch] for batch in batches]
 
     def _whole_batch(self, utterances: Sequence[Utterance]) -> Mapping[str, Tensor]:

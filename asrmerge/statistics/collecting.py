@@ -18,10 +18,10 @@ from asrmerge.errors import AsrmergeError, ManifestError, StatisticsError
 from asrmerge.files import hash_content
 from asrmerge.merging.artefact import Header, read_header, write_statistics
 from asrmerge.merging.statistics import statistics_file
-from asrmerge.recognizers.batching import length_buckets
 from asrmerge.recognizers.computing import evaluating
 from asrmerge.recognizers.fast_linear import fast_linear
-from asrmerge.speech.audio import hash_audio, read_utterance
+from asrmerge.recognizers.hearing import forward_batches, read_within_window
+from asrmerge.speech.audio import hash_audio
 from asrmerge.speech.manifest import Utterance
 from asrmerge.statistics.collectors import Collector, make_collectors
 from asrmerge.statistics.modules import remove_weight_norms
@@ -198,17 +198,11 @@ class _Collection:
         """Batches of utterances; where gradients are taken, each is a batch of its own."""
         if self.settings.gradients:
             return [[index] for index in range(len(self._utterances))]
-        window, rate = self._recognizer.window_seconds, self._recognizer.sampling_rate
-        lengths = [round((window or one.duration) * rate) for one in self._utterances]
-        equal = not self._recognizer.padding_is_neutral()
-        return length_buckets(lengths, batch_length=round(self.settings.batch_seconds * rate), equal=equal)
+        lengths = [round(one.duration * self._recognizer.sampling_rate) for one in self._utterances]
+        return forward_batches(self._recognizer, lengths, self.settings.batch_seconds)
 
     def _batch(self, utterances: Sequence[Utterance]) -> tuple[dict[str, Tensor], list[int]]:
-        rate = self._recognizer.sampling_rate
-        window = self._recognizer.window_seconds
-        audio = [read_utterance(one, rate) for one in utterances]
-        if window is not None:
-            audio = [samples[: int(window * rate)] for samples in audio]  # resampling rounds lengths up
+        audio = [read_within_window(self._recognizer, one) for one in utterances]
         labels = self._recognizer.labels([one.text for one in utterances])
         return {**self._recognizer.features(audio), "labels": labels}, [len(samples) for samples in audio]
 
