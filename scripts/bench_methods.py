@@ -6,9 +6,10 @@
 Of a method, the setting with the lowest macro-average WER on the validation audio is taken: of its main parameter (GRIDS), or of
 its scale λ (--scales); the experts have equal weights. Methods that learn from audio (--learn) hear the validation audio too.
 Beside them stand the base, each expert, the uniform average and the greedy soup, the run's own merge, whose coefficients were
-searched, and one model fine-tuned on all domains. Seconds and peak memory are those of ``asrmerge merge`` in a process of its
-own, start included; statistics are collected once, and their cost is printed below. Everything is kept in RUN/methods: started
-again, the script goes on where it was. Retention is the share of the base's accuracy on general speech that is kept.
+searched, one model fine-tuned on all domains, and two merges repaired (REPAIR), on the same validation audio. Seconds and peak
+memory are those of ``asrmerge merge`` in a process of its own, start included; statistics are collected once, and their cost is
+printed below. Everything is kept in RUN/methods: started again, the script goes on where it was. Retention is the share of the
+base's accuracy on general speech that is kept.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ LEARNT: dict[str, list[dict[str, Any]]] = {
     "regmean_plus_plus": [{"alpha": 0.9}, {"alpha": 0.98}],
 }
 UNIFORM, SOUP = "uniform average", "greedy soup"
+REPAIRED = (UNIFORM, "task_arithmetic")
 Counts = Mapping[str, ErrorCounts]
 
 
@@ -93,7 +95,8 @@ def main() -> None:
     with ProgressView(Console(stderr=True)) as view:
         bench.prepare(view)
         tuned = bench.tune(view)
-        models = [*bench.references(view), *bench.merge(tuned), *bench.learn()]
+        merged = list(bench.merge(tuned))
+        models = [*bench.references(view), *merged, *bench.repair(merged), *bench.learn()]
         card = bench.evaluate(models, view)
     print(_table(models, card, bench.domains))
     print("\n" + bench.costs())
@@ -190,6 +193,15 @@ class Bench:
             recipe = candidate.recipe(base=self.base, models=self.experts, statistics=self.statistics)
             yield self._merge(candidate.label, recipe.to_yaml(), _setting(candidate.parameters))
 
+    def repair(self, merged: Sequence[Merged]) -> Iterator[Merged]:
+        """Merges whose activations are given the experts' means and spreads; seconds are those of the repair."""
+        models = [word for name, source in self.experts.items() for word in ("--expert", f"{name}={source}")]
+        audio = [word for name in self.experts for word in ("--audio", f"{name}={self._manifest(name)}")]
+        for one in merged:
+            if one.name in REPAIRED:
+                inputs = {"merged": Checkpoint.open(one.folder).hash(), "models": self.hash}
+                yield self._made(f"{one.name}, repaired", one.setting, inputs, ["repair", str(one.folder)], [*models, *audio])
+
     def learn(self) -> Iterator[Merged]:
         """Merges learnt from the validation audio."""
         for name, settings in LEARNT.items():
@@ -266,11 +278,15 @@ class Bench:
         return Candidate(f"{SOUP} ({len(members)} of {len(names)})", found.method, found.weights, found.parameters, "soup")
 
     def _merge(self, name: str, recipe: str, setting: str) -> Merged:
+        path = self.folder / f"{_slug(name)}.yaml"
+        write_text(path, recipe)
+        return self._made(name, setting, {"recipe": recipe, "models": self.hash}, ["merge", str(path)], [])
+
+    def _made(self, name: str, setting: str, inputs: dict[str, Any], before: list[str], after: list[str]) -> Merged:
+        """What ``asrmerge BEFORE OUTPUT AFTER`` writes, unless it is there."""
         output, record = self.folder / _slug(name), self.folder / f"{_slug(name)}.json"
-        inputs = {"recipe": recipe, "models": self.hash}
         if not self.stages.is_done(f"merge/{_slug(name)}", inputs, [output, record]):
-            write_text(self.folder / f"{_slug(name)}.yaml", recipe)
-            seconds, megabytes = _measured(["merge", str(self.folder / f"{_slug(name)}.yaml"), str(output)])
+            seconds, megabytes = _measured([*before, str(output), *after])
             write_json(record, {"seconds": seconds, "megabytes": megabytes})
             self.stages.finish(f"merge/{_slug(name)}", inputs)
         return Merged(name, output, setting, **json.loads(record.read_text()))
