@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,9 +23,10 @@ from asrmerge.merging.block import (
     needed_statistics,
 )
 from asrmerge.merging.engine import merge_block
+from asrmerge.merging.gradients import at_position
 from asrmerge.merging.registry import get_method
 from asrmerge.merging.statistics import ModelStatistics, with_statistics
-from asrmerge.merging.structure import Place, plan_places
+from asrmerge.merging.structure import Place, matches, plan_places
 from asrmerge.merging.units import LINEAR_ROLES, Unit, affine_units, plan_units, unit_shapes
 from asrmerge.validation import suggest, validate
 
@@ -78,33 +79,46 @@ class LiveMerge:
         self._joined: list[Resident] | None = None
         self._names = tuple(sorted(experts))
         self._statistics, self._base_statistics = dict(statistics or {}), base_statistics
-        self._parts_of: tuple[str, Parameters, tuple[str, ...]] | None = None
-        self._parts: list[Sequence[Tensor] | None] = []
+        self._parts_of: tuple[str, Parameters] | None = None
+        self._parts: dict[str, tuple[tuple[str, ...], Sequence[Tensor] | None]] = {}
 
     @torch.no_grad()
-    def apply(self, method: str, weights: Mapping[str, float], parameters: Mapping[str, Any] | Parameters | None = None) -> None:
+    def apply(
+        self,
+        method: str,
+        weights: Mapping[str, Any],
+        parameters: Mapping[str, Any] | Parameters | None = None,
+        groups: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         """Write the merge of the experts named in ``weights`` into the model; the others take no part.
 
+        Args:
+            weights: of each expert a number, or a list of numbers over the depth as recipes have them.
+            groups: structural group → the weights that hold there, by expert; later groups go before earlier ones.
+
         Raises:
-            ConfigError: an unknown method, parameter or expert, or no weights.
+            ConfigError: an unknown method, parameter, group or expert, or no weights.
         """
         chosen = get_method(method)
         if isinstance(parameters, Parameters):
             parameters = parameters.model_dump()
         checked = validate(chosen.parameters, dict(parameters or {}), f"parameters of {method}")
-        values = {name: float(weights[name]) for name in self._check_names(weights)}
-        used = {name: value for name, value in values.items() if value != 0}
+        names = self._check_names(weights, groups or {})
         for kind in needed_statistics(chosen):
-            if any(name not in self._statistics or kind not in self._statistics[name].files for name in values):
+            if any(name not in self._statistics or kind not in self._statistics[name].files for name in names):
                 raise ConfigError(f"{method} needs the {kind} of each expert: collect them with asrmerge stats.")
         residents = self._residents_of(chosen)
-        all_parts = self._find_parts(chosen, checked, tuple(used))
+        values = [_weights_at(one.place, names, weights, groups or {}) for one in residents]
         prepared = chosen.prepare(lambda: self._blocks(chosen, values), checked) if isinstance(chosen, Preparing) else None
-        for resident, block, parts in zip(residents, self._blocks(chosen, values, prepared), all_parts, strict=True):
+        if self._parts_of != (method, checked):  # so that two sets are never held
+            self._parts_of, self._parts = (method, checked), {}
+        for resident, own, block in zip(residents, values, self._blocks(chosen, values, prepared), strict=True):
+            used = tuple(name for name, value in own.items() if value != 0)
+            parts = self._find_parts(chosen, checked, resident, block, used)
             if parts is None:
                 merged = merge_block(chosen, block, checked)
             else:
-                merged = add_scaled(resident.base.clone(), parts, list(used.values()))
+                merged = add_scaled(resident.base.clone(), parts, [own[name] for name in used])
             _write(resident.targets, resident.unit.decompose(merged, resident.stored))
 
     @torch.no_grad()
@@ -113,25 +127,33 @@ class LiveMerge:
         for resident in self._residents:
             _write(resident.targets, resident.stored)
 
-    def _blocks(self, method: Method, weights: Mapping[str, float], prepared: Any = None) -> Iterator[Block]:
-        names, values = list(weights), list(weights.values())
+    def _blocks(self, method: Method, weights: Sequence[Mapping[str, float]], prepared: Any = None) -> Iterator[Block]:
         needed = needed_statistics(method)
+        names = list(weights[0]) if weights else []
         statistics = [self._statistics[name] for name in names] if needed else []
-        for resident in self._residents_of(method):
+        for resident, own in zip(self._residents_of(method), weights, strict=True):
             deltas = [resident.deltas[name] for name in names]
             experts = RestoredExperts(resident.base, deltas)
+            values = list(own.values())
             block = Block(resident.unit.name, resident.base, experts, values, deltas, names, resident.place, prepared=prepared)
             yield with_statistics(block, needed, resident.unit, statistics, self._base_statistics) if needed else block
 
-    def _find_parts(self, method: Method, parameters: Parameters, names: tuple[str, ...]) -> Sequence[Sequence[Tensor] | None]:
-        """An additive method's parts of these experts by resident, None where it has none; kept until others are asked for."""
-        if not isinstance(method, Additive) or not names:
-            return [None] * len(self._residents_of(method))
-        if self._parts_of != (method.name, parameters, names):
-            self._parts_of, self._parts = None, []  # so that two sets are never held
-            self._parts = [method.parts(block, parameters) for block in self._blocks(method, dict.fromkeys(names, 1.0))]
-            self._parts_of = method.name, parameters, names
-        return self._parts
+    def _find_parts(
+        self, method: Method, parameters: Parameters, resident: Resident, block: Block, used: tuple[str, ...]
+    ) -> Sequence[Tensor] | None:
+        """An additive method's parts of these experts, None where it has none; kept until others are asked for."""
+        if not isinstance(method, Additive) or not used:
+            return None
+        known = self._parts.get(resident.unit.name)
+        if known is None or known[0] != used:
+            self._parts.pop(resident.unit.name, None)
+            chosen = [block.expert_names.index(name) for name in used]
+            deltas = [resident.deltas[name] for name in used]
+            experts = RestoredExperts(resident.base, deltas)
+            alone = replace(block, experts=experts, weights=[1.0] * len(chosen), deltas=deltas, expert_names=used)
+            known = used, method.parts(alone, parameters)
+            self._parts[resident.unit.name] = known
+        return known[1]
 
     def _residents_of(self, method: Method) -> list[Resident]:
         """As the method sees them; linear maps are joined when a method first asks, because that takes their memory again."""
@@ -141,16 +163,36 @@ class LiveMerge:
             self._joined = join_affine(self._residents)
         return self._joined
 
-    def _check_names(self, weights: Mapping[str, float]) -> list[str]:
+    def _check_names(self, weights: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        known = {one.place.group for one in self._residents}
+        for group, own in groups.items():
+            if not any(matches(one, group) for one in known):
+                raise ConfigError(f"no parameter of this model is in the group '{group}'; {suggest(group, known)}.")
+            for name in own:
+                if name not in weights:
+                    raise ConfigError(f"the group '{group}' has a weight for '{name}'; {suggest(name, list(weights))}.")
         for name in weights:
             if name not in self._names:
                 raise ConfigError(f"unknown expert '{name}' in the weights; {suggest(name, self._names)}.")
         if not weights:
             raise ConfigError("no weights to merge with: give one per expert.")
-        for name, weight in weights.items():
-            if not math.isfinite(weight):
-                raise ConfigError(f"the weight of '{name}' is {weight}: give a finite number.")
+        for own in (weights, *groups.values()):
+            for name, weight in own.items():
+                numbers = weight if isinstance(weight, (list, tuple)) else [weight]
+                if not numbers or not all(math.isfinite(number) for number in numbers):
+                    raise ConfigError(f"the weight of '{name}' is {weight}: give a finite number.")
         return sorted(weights)  # the engine's order, so that sums round alike
+
+
+def _weights_at(
+    place: Place, names: Sequence[str], weights: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]
+) -> dict[str, float]:
+    """The weights that hold at ``place``, as a recipe chooses them."""
+    chosen = {name: weights[name] for name in names}
+    for group, own in groups.items():
+        if matches(place.group, group):
+            chosen |= own
+    return {name: float(value) for name, value in at_position(chosen, place.position).items()}
 
 
 def load_residents(model: nn.Module, experts: Mapping[str, Mapping[str, Tensor]]) -> list[Resident]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from asrmerge.errors import ConfigError
@@ -40,11 +41,13 @@ def _trial(trial: Trial) -> SearchTrial | None:
 
 
 def _coefficients(candidate: Candidate) -> dict[str, float]:
-    """What multiplies the task vectors, where the method is such a sum; else its own weights."""
+    """What multiplies the task vectors, where the method is such a sum; else its own weights, of lists the mean over the depth."""
     try:
         return candidate.coefficients()
     except ConfigError:
-        return dict(candidate.weights)
+        groups = {f"{name} in {group}": weight for group, own in candidate.groups.items() for name, weight in own.items()}
+        found = {**candidate.weights, **groups}
+        return {name: fmean(weight) if isinstance(weight, tuple) else weight for name, weight in found.items()}
 
 
 def _references(result: SearchResult) -> dict[str, float]:

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from asrmerge.errors import AsrmergeError, ConfigError
 from asrmerge.merging.block import Statistic, is_searchable, needed_statistics, shares_weights
-from asrmerge.merging.recipe import Recipe, RecipeExpert
+from asrmerge.merging.recipe import GroupRule, Recipe, RecipeExpert
 from asrmerge.merging.registry import find_methods, get_method
 
 Kind = Literal["base", "uniform", "expert", "curve", "soup", "search"]
+Weight = float | tuple[float, ...]  # several run over the depth, from the first layer to the last
 
 SUM = "task_arithmetic"
 DEFAULT_CURVE = (0.2, 0.4, 0.6, 0.8, 1.0)
@@ -26,13 +27,17 @@ class CandidateError(AsrmergeError):
 
 @dataclass(frozen=True)
 class Candidate:
-    """One merge of the search's experts. ``weights`` and ``parameters`` are those of the recipe's ``method``."""
+    """One merge of the search's experts. ``weights`` and ``parameters`` are those of the recipe's ``method``.
+
+    ``groups``: structural group → the weights that hold there in place of ``weights``, by expert.
+    """
 
     label: str
     method: str
-    weights: Mapping[str, float]
+    weights: Mapping[str, Weight]
     parameters: Mapping[str, Any] = field(default_factory=dict)
     kind: Kind = "search"
+    groups: Mapping[str, Mapping[str, Weight]] = field(default_factory=dict)
 
     @property
     def tuned(self) -> bool:
@@ -43,15 +48,23 @@ class Candidate:
         """What multiplies each expert's task vector.
 
         Raises:
-            ConfigError: the method is not a sum of task vectors.
+            ConfigError: the method is not a sum of task vectors, or the coefficients differ within the model.
         """
+        weights = self.model_weights()
+        if weights is None:
+            raise ConfigError(f"the weights of '{self.label}' differ within the model: it has no single coefficients.")
         if self.method == SUM:
             scale = float(self.parameters.get("scale", 1.0))
-            return {name: scale * weight for name, weight in self.weights.items()}
-        total = math.fsum(self.weights.values())
+            return {name: scale * weight for name, weight in weights.items()}
+        total = math.fsum(weights.values())
         if self.method == "linear" and self.parameters.get("normalize", True) and total != 0:
-            return {name: weight / total for name, weight in self.weights.items()}
+            return {name: weight / total for name, weight in weights.items()}
         raise ConfigError(f"'{self.label}' is merged by {self.method}, which is no sum of task vectors: it has no coefficients.")
+
+    def model_weights(self) -> dict[str, float] | None:
+        """The weights, where they are the same in the whole model; else None."""
+        numbers = {name: weight for name, weight in self.weights.items() if not isinstance(weight, tuple)}
+        return None if self.groups or len(numbers) < len(self.weights) else numbers
 
     def point(self, method: str) -> dict[str, float] | None:
         """What a search tunes of it as a merge by ``method``, by expert; None where it is none.
@@ -59,13 +72,16 @@ class Candidate:
         Of a method whose weights multiply the task vectors, what multiplies each; of one whose weights are shares of a whole,
         shares and scale in one: scale × number of experts × share.
         """
+        weights = self.model_weights()
+        if weights is None:
+            return None
         if self.kind == "base":
             return dict.fromkeys(self.weights, 0.0)
         if self.method == method and _shares(method):
-            return _unshared(self.weights, float(self.parameters.get("scale", 1.0)))
+            return _unshared(weights, float(self.parameters.get("scale", 1.0)))
         if self.method == method and method != SUM:
             scale = float(self.parameters.get("scale", 1.0))
-            return {name: scale * weight for name, weight in self.weights.items()}
+            return {name: scale * weight for name, weight in weights.items()}
         try:
             return self.coefficients() if method == SUM else None
         except ConfigError:
@@ -76,7 +92,8 @@ class Candidate:
         try:
             coefficients = self.coefficients()
         except ConfigError:
-            return (self.method, *sorted(self.weights.items()), json.dumps(dict(self.parameters), sort_keys=True))
+            content = [{**self.weights}, {**self.parameters}, {group: {**own} for group, own in self.groups.items()}]
+            return (self.method, json.dumps(content, sort_keys=True))
         return tuple(sorted((name, round(value, 6) + 0.0) for name, value in coefficients.items()))
 
     def recipe(self, *, base: str, models: Mapping[str, str], statistics: Mapping[str, str] | None = None) -> Recipe:
@@ -93,7 +110,14 @@ class Candidate:
             for name, weight in self.weights.items()
         )
         of_base = known.get("base") if "fisher" in needed else None
-        return Recipe(method=self.method, base=base, base_statistics=of_base, experts=experts, parameters=dict(self.parameters))
+        return Recipe(
+            method=self.method,
+            base=base,
+            base_statistics=of_base,
+            experts=experts,
+            parameters=dict(self.parameters),
+            groups=tuple(GroupRule(group=group, weights=dict(own)) for group, own in self.groups.items()),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As plain values; ``from_json`` gives it back."""
@@ -103,12 +127,18 @@ class Candidate:
             "method": self.method,
             "weights": dict(self.weights),
             "parameters": dict(self.parameters),
+            **({"groups": {group: dict(own) for group, own in self.groups.items()}} if self.groups else {}),
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Candidate:
-        """What ``to_json`` gave."""
-        return cls(**content)
+        """What ``to_json`` gave, also after a way through JSON."""
+        groups = {group: _weights(own) for group, own in content.get("groups", {}).items()}
+        return cls(**{**content, "weights": _weights(content["weights"]), "groups": groups})
+
+
+def _weights(content: Mapping[str, Any]) -> dict[str, Weight]:
+    return {name: tuple(weight) if isinstance(weight, list) else weight for name, weight in content.items()}
 
 
 def scaled_sum(label: str, coefficients: Mapping[str, float], kind: Kind = "search", method: str = SUM) -> Candidate:

@@ -87,7 +87,7 @@ class History:
         assert self._study is not None
         counts = None if record.counts is None else {name: asdict(one) for name, one in record.counts.items()}
         candidate = record.candidate
-        coefficients = candidate.point(SUM) or dict(candidate.weights)
+        coefficients = candidate.point(SUM) or candidate.model_weights() or {}
         inside = all(self._distribution._contains(value) for value in coefficients.values())
         trial = optuna.trial.create_trial(
             state=optuna.trial.TrialState.FAIL if objective is None else optuna.trial.TrialState.COMPLETE,

@@ -57,6 +57,31 @@ def test_same_values_as_the_engine(models, tmp_path, family, method, parameters)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "iso_c", "tsv_m"])
+def test_weights_of_groups_and_over_the_depth_are_the_engines(models, tmp_path, family, method):
+    folders = {name: save(model, tmp_path / name) for name, model in models[family].items()}
+    folders["base"] = save(tiny_model(family), tmp_path / "base")
+    weights = {"legal": [0.2, 0.9], "medical": 0.4, "technical": 0.0}
+    groups = {"encoder": {"technical": 0.8}, "encoder.*": {"legal": [1.0, 0.0], "medical": 0.0}}
+    experts = [{"name": name, "model": str(folders[name]), "weight": weight} for name, weight in weights.items()]
+    rules = [{"group": group, "weights": own} for group, own in groups.items()]
+    recipe = Recipe(method=method, base=str(folders["base"]), experts=experts, groups=rules)
+    model = tiny_model(family)
+    live_merge = LiveMerge(model, states(models[family]))
+    live_merge.apply(method, WEIGHTS)
+    live_merge.apply(method, weights, groups=groups)
+    merged = dict(model.named_parameters())
+    opened = [Checkpoint.open(expert.model) for expert in recipe.experts]
+    for name, value in merge_tensors(recipe, Checkpoint.open(folders["base"]), opened):
+        if name in merged and "pos_conv" not in name:
+            torch.testing.assert_close(merged[name].detach(), value, rtol=1e-5, atol=1e-5, msg=name)
+    with pytest.raises(ConfigError, match=r"group 'decoders'"):
+        live_merge.apply(method, weights, groups={"decoders": {"legal": 1.0}})
+    with pytest.raises(ConfigError, match=r"'encoder' has a weight for 'leagl'"):
+        live_merge.apply(method, weights, groups={"encoder": {"leagl": 1.0}})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", ["tsv_m", "boosted_tsv_m"])
 def test_parts_that_are_kept_give_what_a_first_merge_gives(models, family, method, monkeypatch):
     """With other weights, parameters and experts in turn; and decomposed again only where they have to be."""
