@@ -100,6 +100,8 @@ def _jobs(config: RunConfig, data: Mapping[str, DomainData], base: str, folder: 
     general = data[GENERAL].train if GENERAL in data else ()
 
     def job(name: str, train: tuple[Utterance, ...], validation: tuple[Utterance, ...], steps: int, seed: int) -> TrainingJob:
+        # As many looks as an expert has, or patience would end a longer schedule while its learning rate is still high.
+        looks = max(1, round(config.finetune.evaluate_every * steps / config.finetune.steps))
         return TrainingJob(
             name=name,
             base=base,
@@ -107,7 +109,7 @@ def _jobs(config: RunConfig, data: Mapping[str, DomainData], base: str, folder: 
             general=general,
             validation=validation,
             output=folder / name,
-            settings=config.finetune,
+            settings=config.finetune.model_copy(update={"evaluate_every": looks}),
             steps=steps,
             seed=seed,
             device=config.device,

@@ -86,6 +86,15 @@ def test_every_output_is_there_and_fits_the_others(finished: tuple[Path, str]) -
     assert not list(folder.rglob(".*")), "temporary files are left"
 
 
+def test_the_joint_model_is_looked_at_as_often_as_an_expert(finished: tuple[Path, str]) -> None:
+    """Its schedule has other steps: two in place of three, looked at after each in place of every second."""
+    looks = {
+        name: json.loads((finished[0] / "experts" / name / "training.json").read_text())["settings"]["evaluate_every"]
+        for name in ("legal", "joint")
+    }
+    assert looks == {"legal": 2, "joint": 1}
+
+
 def test_the_searchs_best_is_what_was_merged(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     trials = json.loads((folder / "search" / "trials.json").read_text())
