@@ -41,7 +41,7 @@ def _trial(trial: Trial) -> SearchTrial | None:
 
 
 def _coefficients(candidate: Candidate) -> dict[str, float]:
-    """What multiplies the task vectors, where the method is such a sum; else its own weights, of lists the mean over the depth."""
+    """What multiplies the task vectors, where the method is such a sum; else its own weights, as means over the depth."""
     try:
         return candidate.coefficients()
     except ConfigError:

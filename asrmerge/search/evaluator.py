@@ -1,4 +1,4 @@
-"""Word errors of candidates on the validation audio, in this process or in several."""
+"""What candidates make of the validation audio, in this process or in several."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from typing import Any
 
 from asrmerge.checkpoints import Checkpoint, check_compatible
 from asrmerge.errors import ConfigError, SearchError
-from asrmerge.evaluation.counts import ErrorCounts
+from asrmerge.evaluation.counts import ErrorCounts, count_errors
 from asrmerge.evaluation.normalizers import normalizer as get_normalizer
 from asrmerge.recognizers import Precision
-from asrmerge.search.candidate import Candidate
+from asrmerge.search.blocks import ALL_AT_ONCE, AudioPlan, plan_audio
+from asrmerge.search.candidate import Candidate, CandidateError
+from asrmerge.search.outcome import Asked
 from asrmerge.search.scoring import Scorer, ScoringJob, make_shards, one_thread
 from asrmerge.search.workers import Task, WorkerPool
 from asrmerge.speech.manifest import Utterance
+
+Texts = Mapping[str, tuple[str, ...]]  # domain → transcripts, in the order of the plan's block
+Losses = Mapping[str, tuple[float, ...]]  # likewise, −log p(text | audio) in nats
 
 _DISK_SHARE = 0.5  # of what is free, for encoder states
 
@@ -34,7 +39,7 @@ class CandidateEvaluator:
         self,
         base: str | Path,
         experts: Mapping[str, str | Path],
-        validation: Mapping[str, Sequence[Utterance]],
+        validation: Mapping[str, Sequence[Utterance]] | AudioPlan,
         *,
         normalizer: str = "whisper",
         workers: int = 1,
@@ -47,7 +52,7 @@ class CandidateEvaluator:
     ) -> None:
         """Args:
             base: folder or hub id, as are the experts.
-            validation: domain → utterances.
+            validation: domain → utterances, or the plan by which they are heard.
             normalizer: of references and transcripts, by name.
             workers: processes; up to one, the work is done in this process. The results are the same.
             statistics: expert, or ``base`` → folder of its statistics, for methods that need them.
@@ -58,16 +63,17 @@ class CandidateEvaluator:
         """
         if not experts:
             raise ConfigError("there is nothing to merge: name at least one expert.")
-        for domain, utterances in validation.items():
+        plan = validation if isinstance(validation, AudioPlan) else plan_audio(validation, fractions=ALL_AT_ONCE)
+        for domain, utterances in plan.utterances.items():
             if not utterances:
                 raise ConfigError(f"the domain '{domain}' has no validation utterances: add some, or leave the domain out.")
-        get_normalizer(normalizer)
+        self.plan = plan
+        self._normalize = get_normalizer(normalizer)
         self._sources = {"base": base, **{f"expert {name}": source for name, source in experts.items()}}
         self._settings: dict[str, Any] = {
             "base": str(base),
             "experts": {name: str(source) for name, source in experts.items()},
-            "shards": make_shards(validation),
-            "normalizer": normalizer,
+            "shards": make_shards(plan),
             "precision": precision,
             "device": device,
             "language": language,
@@ -110,22 +116,65 @@ class CandidateEvaluator:
             self._pool = None
 
     def __call__(self, candidate: Candidate) -> dict[str, ErrorCounts]:
-        """Pooled counts per domain.
+        """Pooled counts per domain, of all of the audio.
 
         Raises:
             CandidateError: its weights hold NaN or Inf.
             SearchError: a worker process died.
         """
+        totals = dict.fromkeys(self.plan.utterances, ErrorCounts())
+        for look, texts in enumerate(self.transcribe([(candidate, look) for look in range(self.plan.looks)])):
+            if isinstance(texts, CandidateError):
+                raise texts
+            for domain, found in texts.items():
+                for utterance, text in zip(self.plan.block(domain, look), found, strict=True):
+                    totals[domain] += count_errors(self._normalize(utterance.text), self._normalize(text))
+        return totals
+
+    def transcribe(self, asked: Asked) -> list[Texts | CandidateError]:
+        """What each candidate makes of a look's audio, or why it can make nothing of it; candidates run beside each other.
+
+        Raises:
+            SearchError: a worker process died.
+        """
+        return self._by_shard("transcribe", asked)
+
+    def losses(self, asked: Asked) -> list[Losses | CandidateError]:
+        """Likewise −log p(text | audio) in nats under teacher forcing; NaN where there is none (see ``Scorer.losses``).
+
+        Raises:
+            SearchError: a worker process died.
+        """
+        return self._by_shard("losses", asked)
+
+    def _by_shard(self, work: str, asked: Asked) -> list[Any]:
         if self._pool is None:
             raise SearchError("the evaluator is not open: use it in a with block.")
         shards = self._settings["shards"]
-        # The longest first: what comes last decides how long the others wait.
-        order = sorted(range(len(shards)), key=lambda index: (-shards[index].seconds, index))
-        counts = dict(zip(order, self._pool.map([("score", candidate, index) for index in order]), strict=True))
-        totals: dict[str, ErrorCounts] = {}
-        for index, shard in enumerate(shards):
-            totals[shard.domain] = totals.get(shard.domain, ErrorCounts()) + counts[index]
-        return totals
+        tasks = [
+            (number, index)
+            for number, (_, look) in enumerate(asked)
+            for index in range(len(shards))
+            if shards[index].look == look
+        ]
+        # Candidate by candidate, so that each is merged once; of one the longest first, because what comes last decides how
+        # long the others wait.
+        order = sorted(tasks, key=lambda task: (task[0], -shards[task[1]].seconds, task[1]))
+        found = dict(zip(order, self._pool.map([(work, asked[number][0], index) for number, index in order]), strict=True))
+        return [self._collected(number, look, found) for number, (_, look) in enumerate(asked)]
+
+    def _collected(self, number: int, look: int, found: Mapping[tuple[int, int], Any]) -> Any:
+        """The results of one candidate's shards in the order of the plan."""
+        by_utterance: dict[tuple[str, Utterance], Any] = {}
+        for index, shard in enumerate(self._settings["shards"]):
+            if shard.look != look:
+                continue
+            results = found[number, index]
+            if isinstance(results, CandidateError):
+                return results
+            by_utterance |= {(shard.domain, one): value for one, value in zip(shard.utterances, results, strict=True)}
+        domains = self.plan.utterances
+        return {name: tuple(by_utterance[name, one] for one in self.plan.block(name, look)) for name in domains}
 
     def _encode(self, pool: WorkerPool | _InProcess, job: ScoringJob) -> None:
         first = min(range(len(job.shards)), key=lambda index: len(job.shards[index].utterances))

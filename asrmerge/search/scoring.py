@@ -1,4 +1,4 @@
-"""Scoring candidates in one process: the base loaded once, task vectors, audio and texts in memory."""
+"""Candidates in one process: the base loaded once, task vectors and audio in memory; transcripts and losses of each merge."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from asrmerge.checkpoints import Checkpoint
-from asrmerge.errors import ConfigError
-from asrmerge.evaluation.counts import ErrorCounts, count_errors
-from asrmerge.evaluation.normalizers import normalizer
+from asrmerge.errors import AsrmergeError, ConfigError
 from asrmerge.merging import LiveMerge
 from asrmerge.merging.statistics import ModelStatistics, load_statistics
 from asrmerge.recognizers import CachingRecognizer, Precision, Recognizer, load_recognizer
+from asrmerge.recognizers.computing import evaluating
+from asrmerge.recognizers.fast_linear import fast_linear
+from asrmerge.recognizers.hearing import forward_batches
+from asrmerge.recognizers.recognizer import DifferentiableRecognizer
+from asrmerge.search.blocks import AudioPlan
 from asrmerge.search.candidate import Candidate, CandidateError
 from asrmerge.speech.audio import read_utterance
 from asrmerge.speech.manifest import Utterance
@@ -30,13 +33,15 @@ Audio = npt.NDArray[np.float32]
 
 SHARD_SECONDS = 120.0
 BASE = "base"  # in the statistics, whose the base's are
+_BATCH_BYTES = 1 << 30  # of features that are kept for the next candidate's loss; beyond, they are computed again
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Utterances that are decoded together: a part of one domain, about ``SHARD_SECONDS`` of audio, of similar length."""
+    """Utterances that are decoded together: a part of a domain's block, about ``SHARD_SECONDS`` of audio, of similar length."""
 
     domain: str
+    look: int
     utterances: tuple[Utterance, ...]
 
     @property
@@ -45,18 +50,19 @@ class Shard:
         return sum(utterance.duration for utterance in self.utterances)
 
 
-def make_shards(validation: Mapping[str, Sequence[Utterance]]) -> tuple[Shard, ...]:
-    """The domains cut into shards; the same however many workers there are, so that their batches and results are too."""
+def make_shards(plan: AudioPlan) -> tuple[Shard, ...]:
+    """The blocks cut into shards; the same however many workers there are, so that their batches and results are too."""
     shards = []
-    for domain, utterances in validation.items():
-        part: list[Utterance] = []
-        for utterance in sorted(utterances, key=lambda one: (-one.duration, one.identifier)):
-            if part and sum(one.duration for one in part) + utterance.duration > SHARD_SECONDS:
-                shards.append(Shard(domain, tuple(part)))
-                part = []
-            part.append(utterance)
-        if part:
-            shards.append(Shard(domain, tuple(part)))
+    for domain in plan.utterances:
+        for look in range(plan.looks):
+            part: list[Utterance] = []
+            for utterance in sorted(plan.block(domain, look), key=lambda one: (-one.duration, one.identifier)):
+                if part and sum(one.duration for one in part) + utterance.duration > SHARD_SECONDS:
+                    shards.append(Shard(domain, look, tuple(part)))
+                    part = []
+                part.append(utterance)
+            if part:
+                shards.append(Shard(domain, look, tuple(part)))
     return tuple(shards)
 
 
@@ -67,7 +73,6 @@ class ScoringJob:
     base: str
     experts: Mapping[str, str]
     shards: tuple[Shard, ...]
-    normalizer: str
     precision: Precision
     device: str
     language: str | None
@@ -77,7 +82,7 @@ class ScoringJob:
 
 
 class Scorer:
-    """Merges candidates into the live model and counts their errors, shard by shard."""
+    """Merges candidates into the live model and lets it hear the audio, shard by shard."""
 
     def __init__(self, job: ScoringJob) -> None:
         """Raises:
@@ -94,8 +99,8 @@ class Scorer:
         self._applied: tuple[Any, ...] | None = None
         self._audio: dict[int, list[Audio]] = {}
         self._states: dict[int, Tensor] = {}
-        normalize = normalizer(job.normalizer)
-        self._references = [[normalize(one.text) for one in shard.utterances] for shard in job.shards]
+        self._batches: dict[int, list[tuple[list[int], dict[str, Tensor]]]] = {}
+        self._bytes = 0
 
     def encode(self, shard: int) -> int:
         """Write the base's encoder states of a shard, for every worker to use; how many bytes that took.
@@ -121,19 +126,62 @@ class Scorer:
                 with safe_open(self._states_file(shard), framework="pt") as stored:
                     self._states[shard] = stored.get_tensor("states")
 
-    def score(self, candidate: Candidate, shard: int) -> ErrorCounts:
-        """Pooled counts of one shard.
+    def transcribe(self, candidate: Candidate, shard: int) -> list[str] | CandidateError:
+        """The texts of one shard, in the order of its utterances; or why the candidate can have none.
 
         Raises:
-            CandidateError: the candidate cannot be merged, or the merged weights hold NaN or Inf.
             AudioError: an audio file cannot be read.
         """
-        self._apply(candidate)
-        normalize = normalizer(self._job.normalizer)
-        total = ErrorCounts()
-        for reference, text in zip(self._references[shard], self._transcribe(shard), strict=True):
-            total += count_errors(reference, normalize(text))
-        return total
+        try:
+            self._apply(candidate)
+        except CandidateError as error:  # given back rather than raised: the other candidates' tasks go on
+            return error
+        return self._transcribe(shard)
+
+    def losses(self, candidate: Candidate, shard: int) -> list[float] | CandidateError:
+        """−log p(text | audio) in nats of every utterance of one shard under teacher forcing; or why there can be none.
+
+        NaN where the utterance is longer than the window, or its text cannot be a label.
+
+        Raises:
+            AudioError: an audio file cannot be read.
+        """
+        try:
+            self._apply(candidate)
+        except CandidateError as error:
+            return error
+        recognizer = cast(DifferentiableRecognizer, self._recognizer)
+        found = [float("nan")] * len(self._job.shards[shard].utterances)
+        with torch.no_grad(), evaluating(recognizer.model), fast_linear(recognizer.model):
+            for rows, batch in self._loss_batches(shard):
+                arguments: dict[str, Any] = {"batch": batch}
+                if shard in self._states:
+                    places = {index: place for place, index in enumerate(self._short(self._read(shard)))}
+                    states = self._states[shard][[places[row] for row in rows]]
+                    arguments["encoder_states"] = states.to(recognizer.model.device)
+                logits = recognizer.logits(**arguments)
+                values = recognizer.negative_log_likelihoods(logits, batch, batch["labels"])
+                for row, value in zip(rows, values.tolist(), strict=True):
+                    found[row] = value
+        return found
+
+    def _loss_batches(self, shard: int) -> list[tuple[list[int], dict[str, Tensor]]]:
+        """Rows of a shard and the batch of them."""
+        if shard in self._batches:
+            return self._batches[shard]
+        recognizer = cast(DifferentiableRecognizer, self._recognizer)
+        audio, utterances = self._read(shard), self._job.shards[shard].utterances
+        rows = [index for index in self._short(audio) if _has_labels(recognizer, utterances[index].text)]
+        batches = []
+        for part in forward_batches(recognizer, [len(audio[row]) for row in rows], self._job.batch_seconds):
+            chosen = [rows[index] for index in part]
+            features = {} if shard in self._states else recognizer.features([audio[row] for row in chosen])
+            batches.append((chosen, {**features, "labels": recognizer.labels([utterances[row].text for row in chosen])}))
+        size = sum(tensor.nbytes for _, batch in batches for tensor in batch.values())
+        if self._bytes + size <= _BATCH_BYTES:
+            self._batches[shard] = batches
+            self._bytes += size
+        return batches
 
     def _apply(self, candidate: Candidate) -> None:
         key = candidate.key()
@@ -144,7 +192,7 @@ class Scorer:
             self._live.restore()  # the base to the bit, in whatever type it is stored
         else:
             try:
-                self._live.apply(candidate.method, candidate.weights, candidate.parameters)
+                self._live.apply(candidate.method, candidate.weights, candidate.parameters, candidate.groups)
             except (torch.linalg.LinAlgError, ConfigError) as error:  # type: ignore[attr-defined]
                 raise CandidateError(f"'{candidate.label}' cannot be merged: {error}") from error
             if not all(bool(torch.isfinite(parameter).all()) for parameter in self._recognizer.model.parameters()):
@@ -181,6 +229,14 @@ class Scorer:
 
     def _states_file(self, shard: int) -> Path:
         return self._job.states / f"{shard}.safetensors"
+
+
+def _has_labels(recognizer: Recognizer, text: str) -> bool:
+    try:
+        recognizer.labels([text])
+    except AsrmergeError:
+        return False
+    return True
 
 
 @contextmanager

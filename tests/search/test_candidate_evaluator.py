@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,6 +21,7 @@ from asrmerge.merging import merge_to_folder
 from asrmerge.recognizers import load_recognizer
 from asrmerge.search import Candidate, CandidateError, CandidateEvaluator, fixed_candidates, search_coefficients
 from asrmerge.search import scoring as scoring_module
+from asrmerge.search.blocks import ALL_AT_ONCE, plan_audio
 from asrmerge.search.scoring import Scorer, make_shards
 from asrmerge.speech.audio import read_audio
 from asrmerge.speech.manifest import Utterance
@@ -103,12 +105,60 @@ def test_order_of_candidates_does_not_matter(ctc, validation):
 
 def test_shards_keep_every_utterance_once():
     utterances = [Utterance(str(index), Path("x"), 1 + index % 50, "a") for index in range(100)]
-    shards = make_shards({"a": utterances, "b": utterances[:1]})
+    validation = {"a": utterances, "b": utterances[:1]}
+    shards = make_shards(plan_audio(validation, fractions=ALL_AT_ONCE))
     assert sorted(one.identifier for shard in shards if shard.domain == "a" for one in shard.utterances) == sorted(
         one.identifier for one in utterances
     )
     assert max(shard.seconds for shard in shards) <= 120
-    assert shards == make_shards({"a": utterances[::-1], "b": utterances[:1]})
+    assert shards == make_shards(plan_audio({"a": utterances[::-1], "b": utterances[:1]}, fractions=ALL_AT_ONCE))
+    blocks = make_shards(plan_audio(validation, seed=3))
+    assert sorted(one.identifier for shard in blocks for one in shard.utterances) == sorted(
+        one.identifier for shard in shards for one in shard.utterances
+    )
+    assert {shard.look for shard in blocks} == {0, 1, 2, 3}
+
+
+def test_looks_are_parts_of_the_whole_whatever_the_number_of_workers(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring_module, "SHARD_SECONDS", 2.5)
+    validation = {
+        "legal": make_utterances(tmp_path, "legal", [0.3 + 0.05 * index for index in range(12)], 3),
+        "medical": make_utterances(tmp_path, "medical", [0.5, 0.7, 0.6], 4),
+    }
+    plan = plan_audio(validation, seed=2, fractions=(0.7, 1.0))
+    asked = [(MERGE, 1), (fixed_candidates(NAMES)[0], 0), (MERGE, 0)]
+    found = []
+    for workers in (1, 2):
+        with CandidateEvaluator(*models, plan, workers=workers) as evaluator:
+            found.append(evaluator.transcribe(asked))
+    assert found[0] == found[1]
+    assert [[len(texts[name]) for name in validation] for texts in found[0]] == [[4, 0], [8, 3], [8, 3]]
+    with CandidateEvaluator(*models, validation) as evaluator:
+        [whole] = evaluator.transcribe([(MERGE, 0)])
+        heard = {one: text for name in validation for one, text in zip(evaluator.plan.block(name, 0), whole[name], strict=True)}
+    for look, texts in ((1, found[0][0]), (0, found[0][2])):
+        for name in validation:
+            assert list(texts[name]) == [heard[one] for one in plan.block(name, look)]
+
+
+def test_losses_are_those_of_the_merges_on_disk(models, validation, tmp_path):
+    base, experts = models
+    recipe = MERGE.recipe(base=str(base), models={name: str(folder) for name, folder in experts.items()})
+    merge_to_folder(recipe, tmp_path / "merged")
+    recognizer = load_recognizer(tmp_path / "merged")
+    with CandidateEvaluator(*models, validation, workers=2) as evaluator:
+        [found, again] = evaluator.losses([(MERGE, 0), (MERGE, 0)])
+    assert str(found) == str(again)
+    window = recognizer.window_seconds or 100.0
+    for name in validation:
+        for one, loss in zip(evaluator.plan.block(name, 0), found[name], strict=True):
+            if one.duration > window:
+                assert np.isnan(loss)
+                continue
+            batch = {**recognizer.features([read_audio(one.audio)]), "labels": recognizer.labels([one.text])}
+            with torch.no_grad():
+                expected = recognizer.negative_log_likelihoods(recognizer.logits(batch), batch, batch["labels"]).item()
+            assert loss == pytest.approx(expected, rel=1e-4) and loss > 1
 
 
 def test_threads_are_as_they_were(ctc, validation):
