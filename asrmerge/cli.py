@@ -15,6 +15,7 @@ from asrmerge.commands.export import export
 from asrmerge.commands.inspect import inspect
 from asrmerge.commands.pairs import read_pairs
 from asrmerge.commands.repair import repair
+from asrmerge.commands.search import search
 from asrmerge.commands.stats import stats
 from asrmerge.commands.transcribe import transcribe
 from asrmerge.errors import AsrmergeError
@@ -74,7 +75,7 @@ def run(
         typer.echo(f"{title:13} {folder / name}")
 
 
-for command in (stats, repair, evaluate, transcribe, export):
+for command in (stats, search, repair, evaluate, transcribe, export):
     app.command()(command)
 
 

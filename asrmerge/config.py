@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from asrmerge.experts.settings import FinetuneSettings
+from asrmerge.search_settings import SearchSettings
 from asrmerge.settings_file import read_settings
 from asrmerge.statistics.settings import Kind, StatisticsSettings
 from asrmerge.validation import Section, validate
@@ -60,16 +61,6 @@ class GeneralSource(Section):
         if (self.synthesize is None and not all(manifests)) or (self.synthesize is not None and any([self.train, *manifests])):
             raise ValueError("give either manifests for 'validation' and 'test', or 'synthesize'")
         return self
-
-
-class SearchSettings(Section):
-    """Merges that are tried, and how they are judged."""
-
-    trials: int = Field(default=40, ge=0)
-    methods: tuple[str, ...] = ("task_arithmetic",)
-    maximum_coefficient: float = Field(default=1.0, gt=0)
-    curve: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
-    constraints: tuple[str, ...] = ()
 
 
 class StatisticsOfRun(StatisticsSettings):

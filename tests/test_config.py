@@ -36,7 +36,7 @@ def refusal(path: Path, definitions: dict[str, str] | None = None) -> str:
 def test_defaults_are_filled_in(tmp_path: Path) -> None:
     config = read_config(write(tmp_path))
     assert (config.seed, config.device, config.precision, config.general) == (0, "cpu", "float32", None)
-    assert config.finetune.freeze == "frontend" and config.search.trials == 40 and config.evaluation.normalizer == "whisper"
+    assert config.finetune.freeze == "frontend" and config.search.trials is None and config.evaluation.normalizer == "whisper"
     assert config.domains["legal"].test == "c.jsonl"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from asrmerge.errors import ConfigError
 from asrmerge.evaluation.normalizers import normalizer
 from asrmerge.evaluation.scorecard import build_scorecard
 from asrmerge.evaluation.slices import DURATION, SPEAKER, known_slices
-from asrmerge.files import hash_content, write_text
+from asrmerge.files import write_text
 from asrmerge.merging.engine import merge_to_folder
 from asrmerge.pipeline.data import GENERAL, DomainData, content_key, prepare_data
 from asrmerge.pipeline.diagnostics import diagnose_run
 from asrmerge.pipeline.evaluating import DecodingOptions, transcribe_models
 from asrmerge.pipeline.reporting import describe_model, run_report
 from asrmerge.pipeline.search_statistics import collect_for_search, statistics_hash
+from asrmerge.pipeline.searching import SearchJob, model_groups, search_to_folder
 from asrmerge.pipeline.stages import StageStore
 from asrmerge.pipeline.suite_sets import LEARNT_FILE, check_leakage, domain_terms
 from asrmerge.pipeline.training import JOINT, train_experts
@@ -36,11 +37,10 @@ from asrmerge.report.html import write_report
 from asrmerge.report.model_card import write_model_card
 from asrmerge.report.playback import audio_links
 from asrmerge.report.writing import write_tables
-from asrmerge.search.candidate import Candidate, check_methods, fixed_candidates
-from asrmerge.search.evaluator import CandidateEvaluator
-from asrmerge.search.objective import Objective
-from asrmerge.search.result import SearchResult, Trial
-from asrmerge.search.study import search_coefficients
+from asrmerge.search.candidate import Candidate, fixed_candidates
+from asrmerge.search.planning import plan_search
+from asrmerge.search.result import SearchResult
+from asrmerge.search.study import Plan
 from asrmerge.speech.grammar import SPLITS, Split
 from asrmerge.speech.manifest import write_manifest
 
@@ -147,9 +147,7 @@ def _check_before_work(config: RunConfig) -> None:
     if (output := Path(config.output).expanduser()).exists() and not output.is_dir():
         raise ConfigError(f"The output {output} is a file: give the folder to write the run to.")
     normalizer(config.evaluation.normalizer)
-    watched = [GENERAL] if config.general is not None else []
-    Objective.parse(list(config.domains), watched, config.search.constraints)
-    check_methods(config.search.methods)
+    _plan(config, resolve_model(config.base), config.domains, 1, _terms(config))
     base = Checkpoint.open(resolve_model(config.base))
     find_family(resolve_model(config.base))
     given = {name: resolve_model(source.expert) for name, source in config.domains.items() if source.expert}
@@ -189,8 +187,9 @@ def _search(
     stages: StageStore,
     view: ProgressView,
 ) -> SearchResult:
-    watched = [GENERAL] if GENERAL in data else []
-    validation = {name: data[name].validation for name in (*experts, *watched)}
+    validation = {name: data[name].validation for name in (*experts, *([GENERAL] if GENERAL in data else []))}
+    terms = _terms(config)
+    plan = _plan(config, base, experts, sum(map(len, validation.values())), terms)
     key: dict[str, Any] = {
         "version": __version__,
         "models": hashes,
@@ -199,56 +198,45 @@ def _search(
         "device": config.device,
         "precision": config.arithmetic,
     }
-    settings = config.search
-    # More trials go on from the same history; anything else is another search.
+    # A larger budget goes on from the same history; anything else is another search.
     key |= {"statistics": {name: statistics_hash(Path(place)) for name, place in statistics.items()}} if statistics else {}
-    key |= {"seed": config.seed, "search": settings.model_dump(exclude={"trials"})}
-    inputs: dict[str, Any] = {**key, "trials": settings.trials}
+    key |= {"seed": config.seed, "search": config.search.model_dump(mode="json", exclude={"trials", "budget"})}
+    inputs: dict[str, Any] = {**key, "budget": plan.budget.model_dump(mode="json")}
     output = folder / "trials.json"
+    job = SearchJob(
+        base=base,
+        experts=experts,
+        validation=validation,
+        normalizer=config.evaluation.normalizer,
+        terms=terms,
+        statistics=statistics,
+        workers=config.workers,
+        precision=config.arithmetic,
+        device=config.device,
+    )
 
     def work() -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        storage = folder / "journal.log"
         if not stages.is_done("search-key", key, []):
-            storage.unlink(missing_ok=True)
+            (folder / "journal.log").unlink(missing_ok=True)
             stages.finish("search-key", key)
-        soups = max(0, len(experts) - 2)  # at least; one of all experts is the uniform average
-        total = len(fixed_candidates(list(experts), settings.curve, settings.methods)) + soups + settings.trials
-        with CandidateEvaluator(
-            base,
-            experts,
-            validation,
-            normalizer=config.evaluation.normalizer,
-            workers=config.workers,
-            precision=config.arithmetic,
-            device=config.device,
-            statistics=statistics,
-        ) as evaluate:
-            result = search_coefficients(
-                evaluate,
-                experts=list(experts),
-                targets=list(config.domains),
-                watched=watched,
-                constraints=settings.constraints,
-                trials=total,
-                seed=config.seed,
-                bounds=(0.0, settings.maximum_coefficient),
-                curve=settings.curve,
-                methods=settings.methods,
-                storage=storage,
-                key=hash_content(key),
-                on_trial=lambda trial: _show(trial, total, view),
-            )
-        result.write(output)
+        search_to_folder(job, plan, folder, view, hashes=hashes)
 
     stages.run("search", inputs, [output], work)
     return SearchResult.read(output)
 
 
-def _show(trial: Trial, total: int, view: ProgressView) -> None:
-    view.update("searching coefficients", trial.number + 1, total)
-    figure = "failed" if trial.objective is None else f"macro WER {100 * trial.objective:.2f} %"
-    logger.debug("trial %d, %s: %s", trial.number, trial.candidate.label, figure)
+def _plan(config: RunConfig, base: str, experts: Iterable[str], utterances: int, terms: Mapping[str, Sequence[str]]) -> Plan:
+    return plan_search(
+        config.search,
+        experts=list(experts),
+        targets=list(config.domains),
+        watched=[GENERAL] if config.general is not None else [],
+        utterances=utterances,
+        seed=config.seed,
+        known_groups=model_groups(base) if config.search.groups else None,
+        known_terms=terms,
+    )
 
 
 def _merge(

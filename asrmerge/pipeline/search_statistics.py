@@ -28,7 +28,7 @@ def collect_for_search(
 
     What is there already of the same models, audio and settings is not made again.
     """
-    needed = {*statistics_of(config.search.methods), *config.statistics.kinds}
+    needed = {*statistics_of(config.search.method_names), *config.statistics.kinds}
     if not needed:
         return {}
     kinds = tuple(kind for kind in KINDS if kind in needed)

@@ -1,4 +1,4 @@
-"""The finished trials of a search, in Optuna's journal: one line each, written at once, so a killed search loses none."""
+"""The finished trials of a search, in Optuna's storage: each written at once, so a killed search loses none."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from types import TracebackType
 from typing import Any, TextIO
 
 import optuna
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
-from asrmerge.errors import SearchError
-from asrmerge.evaluation.counts import ErrorCounts
-from asrmerge.search.candidate import SUM, Candidate
-from asrmerge.search.objective import Counts
+from asrmerge.errors import ConfigError, SearchError
+from asrmerge.search.candidate import Candidate
+from asrmerge.search.counts import SearchCounts
+from asrmerge.search.objective import Counts, Judgement
 from asrmerge.search.proposals import quiet
+from asrmerge.search.result import Point
+from asrmerge.search.space import Space, distributions
 
 STUDY = "asrmerge"
 IDENTITY = "asrmerge search"
@@ -28,42 +30,54 @@ _FIRST_BYTES = b'{"op_code":'
 
 @dataclass(frozen=True)
 class Record:
-    """What was found out about a candidate: its counts, or why there are none."""
+    """What was found out about a candidate: its counts, or why there are none; see :class:`~asrmerge.search.result.Trial`."""
 
     candidate: Candidate
     counts: Counts | None
     error: str | None = None
+    heard: int | None = None
+    note: str = ""
+    point: Point | None = None
+    seconds: float = 0.0
 
 
 class History:
-    """The records in a journal file, open for one process at a time.
+    """The records in a journal file, or in the database of a URL, open for one process at a time.
 
-    Trials are added finished: there are never running ones, so nothing is stale after a kill. Any Optuna tool reads the file.
+    Trials are added finished: there are never running ones, so nothing is stale after a kill. Any Optuna tool reads the storage.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any], bounds: tuple[float, float]) -> None:
+    def __init__(self, place: Path | str, identity: Mapping[str, Any], space: Space, objectives: int = 1) -> None:
         """Args:
+        place: of the journal, or the URL of a database such as ``postgresql://user@host/name``.
         identity: everything that decides the course of the search; plain values.
-        bounds: of the coefficients.
+        space: what Optuna's tools see of a trial.
+        objectives: how many are minimised.
         """
-        self._path = path
+        self._url = str(place) if "://" in str(place) else None
+        self._path = Path(place)
+        self._place = str(place)
         self._identity = json.loads(json.dumps(identity))
-        self._distribution = optuna.distributions.FloatDistribution(*bounds)
+        self._space, self._objectives = space, objectives
         self._lock: TextIO | None = None
         self._study: optuna.Study | None = None
+        self._known: dict[tuple[Any, ...], int] = {}
 
     def __enter__(self) -> History:
-        """Open the file, or make it.
+        """Open the storage, or make it.
 
         Raises:
             SearchError: it belongs to another search, is in use, or is no such file.
+            ConfigError: a database that cannot be reached.
         """
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._acquire()
+            if self._url is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._acquire()
             with quiet():
                 self._study = self._open()
             self._check_identity(self._study)
+            self._known = {_key(record): number for number, record in enumerate(self.records())}
         except BaseException:
             self._release()
             raise
@@ -72,6 +86,11 @@ class History:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._study = None
         self._release()
+
+    @property
+    def seconds(self) -> float:
+        """How long the finished trials took."""
+        return sum(record.seconds for record in self.records())
 
     def records(self) -> list[Record]:
         """All records, in the order in which they were added.
@@ -82,28 +101,56 @@ class History:
         assert self._study is not None
         return [self._record(trial) for trial in self._study.get_trials(deepcopy=False)]
 
-    def add(self, record: Record, objective: float | None) -> None:
-        """Keep a finished trial, failed where ``objective`` is ``None``; one line of the journal, on disk when this returns."""
+    def keep(self, record: Record, judgement: Judgement | None) -> None:
+        """Keep a finished trial, failed where there is no ``judgement``; on disk when this returns.
+
+        One that is there already, because the same course was interrupted, is not kept twice.
+        """
         assert self._study is not None
+        if _key(record) in self._known:
+            return
+        self._known[_key(record)] = len(self._known)
         counts = None if record.counts is None else {name: asdict(one) for name, one in record.counts.items()}
-        candidate = record.candidate
-        coefficients = candidate.point(SUM) or candidate.model_weights() or {}
-        inside = all(self._distribution._contains(value) for value in coefficients.values())
+        method, parameters = self._parameters(record)
+        ranges = {} if method is None else distributions(self._space.of(method))
+        state = optuna.trial.TrialState.COMPLETE if judgement is not None else optuna.trial.TrialState.FAIL
+        values = None if judgement is None else [judgement.objective, *judgement.further]
+        if record.note and judgement is not None:
+            state = optuna.trial.TrialState.PRUNED
         trial = optuna.trial.create_trial(
-            state=optuna.trial.TrialState.FAIL if objective is None else optuna.trial.TrialState.COMPLETE,
-            value=objective,
-            params=coefficients if inside else {},
-            distributions=dict.fromkeys(coefficients, self._distribution) if inside else {},
-            user_attrs={"candidate": record.candidate.to_json(), "counts": counts, "error": record.error},
+            state=state,
+            values=values if state == optuna.trial.TrialState.COMPLETE else None,
+            intermediate_values={record.heard or 0: judgement.objective} if judgement is not None and record.note else {},
+            params=parameters,
+            distributions={name: ranges[name] for name in parameters},
+            user_attrs={
+                "candidate": record.candidate.to_json(),
+                "counts": counts,
+                "error": record.error,
+                "heard": record.heard,
+                "note": record.note,
+                "point": None if record.point is None else record.point.to_json(),
+                "seconds": round(record.seconds, 3),
+            },
         )
-        self._study.add_trial(trial)
+        with quiet():
+            self._study.add_trial(trial)
+
+    def _parameters(self, record: Record) -> tuple[str | None, dict[str, Any]]:
+        """The method in whose space the candidate lies, and its place there by Optuna's names."""
+        for one in self._space.methods:
+            values = one.values(record.candidate)
+            if values is not None and one.holds(values):
+                return one.method, {f"{one.method}.{name}": value for name, value in values.items()}
+        return None, {}
 
     def _record(self, trial: optuna.trial.FrozenTrial) -> Record:
         try:
-            candidate = Candidate.from_json(trial.user_attrs["candidate"])
-            counts = trial.user_attrs["counts"]
-            known = None if counts is None else {name: ErrorCounts(**one) for name, one in counts.items()}
-            return Record(candidate, known, trial.user_attrs["error"])
+            known = trial.user_attrs
+            candidate, counts, point = Candidate.from_json(known["candidate"]), known["counts"], known["point"]
+            pooled = None if counts is None else {name: SearchCounts(**one) for name, one in counts.items()}
+            place = None if point is None else Point(**point)
+            return Record(candidate, pooled, known["error"], known["heard"], known["note"], place, known["seconds"])
         except (KeyError, TypeError) as error:
             raise self._refusal(f"its trial {trial.number} was not written by asrmerge") from error
 
@@ -121,17 +168,22 @@ class History:
             self._lock = None
 
     def _open(self) -> optuna.Study:
-        self._mend()
-        try:
-            storage = JournalStorage(JournalFileBackend(str(self._path), lock_obj=_Held()))
-            names = [study.study_name for study in storage.get_all_studies()]
-        except Exception as error:  # whatever Optuna makes of a file that is not its own
-            raise self._refusal("it is no journal of a search") from error
+        storage: BaseStorage
+        if self._url is not None:
+            storage = _database(self._url)
+        else:
+            self._mend()
+            try:
+                storage = JournalStorage(JournalFileBackend(str(self._path), lock_obj=_Held()))
+                storage.get_all_studies()
+            except Exception as error:  # whatever Optuna makes of a file that is not its own
+                raise self._refusal("it is no journal of a search") from error
+        names = [study.study_name for study in storage.get_all_studies()]
         if names not in ([], [STUDY]):
             raise self._refusal("it holds the study of another program")
         if names:
             return optuna.load_study(storage=storage, study_name=STUDY)
-        return optuna.create_study(storage=storage, study_name=STUDY, direction="minimize")
+        return optuna.create_study(storage=storage, study_name=STUDY, directions=["minimize"] * self._objectives)
 
     def _mend(self) -> None:
         """Cut off a last line that a power failure tore; nothing in a file that is not a journal."""
@@ -155,7 +207,8 @@ class History:
                 raise self._refusal(f"it belongs to a search with other {name}{_difference(stored.get(name), value)}")
 
     def _refusal(self, reason: str) -> SearchError:
-        return SearchError(f"{self._path} cannot be continued, because {reason}: delete the file, or give another folder.")
+        remedy = "delete the file, or give another folder" if self._url is None else "give another database"
+        return SearchError(f"{self._place} cannot be continued, because {reason}: {remedy}.")
 
 
 class _Held:
@@ -166,6 +219,20 @@ class _Held:
 
     def release(self) -> None:
         pass
+
+
+def _database(url: str) -> BaseStorage:
+    try:
+        return RDBStorage(url)
+    except Exception as error:  # a driver that is missing, a server that does not answer, a URL that is none
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"the storage {url} cannot be opened ({why}): check the URL, and that the database's driver is installed."
+        ) from error
+
+
+def _key(record: Record) -> tuple[Any, ...]:
+    return (record.candidate.kind == "base", record.candidate.key(), record.heard, record.error)
 
 
 def _difference(stored: Any, value: Any) -> str:

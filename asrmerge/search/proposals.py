@@ -9,7 +9,7 @@ best trials chase; TPE leaves the surface's basin.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -58,7 +58,12 @@ class Observation:
 
 
 def propose(
-    space: Space, fixed: Sequence[Observation], found: Sequence[Observation], tried: set[Point], seed: int
+    space: Space,
+    fixed: Sequence[Observation],
+    found: Sequence[Observation],
+    tried: set[Point],
+    seed: int,
+    same: Callable[[Point], bool] = lambda point: False,
 ) -> Point | None:
     """The next coefficients, none of ``tried``, or ``None`` if none is left; the same for the same arguments.
 
@@ -67,9 +72,11 @@ def propose(
         found: what was proposed since, in order.
         tried: every point so far, failed ones too, as ``space.clip`` rounds them.
         seed: of this trial alone.
+        same: whether a point comes to one of those that were tried, although it is none of them.
     """
     generator = np.random.default_rng(seed)
-    return next((point for point in _proposals(space, fixed, found, tried, generator) if point not in tried), None)
+    points = _proposals(space, fixed, found, tried, generator)
+    return next((point for point in points if point not in tried and not same(point)), None)
 
 
 def _proposals(

@@ -4,26 +4,52 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from asrmerge.errors import SearchError
-from asrmerge.evaluation.counts import ErrorCounts
 from asrmerge.files import write_json
+from asrmerge.search.budget import Spent
 from asrmerge.search.candidate import Candidate
-from asrmerge.search.objective import Counts, Judgement, Objective
+from asrmerge.search.counts import SearchCounts
+from asrmerge.search.objective import Counts, Judgement, Objective, ObjectiveSettings, References
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a strategy proposed a candidate: the method, its dimensions' values, and what the strategy remembers of it."""
+
+    method: str
+    values: Mapping[str, Any]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; ``Point(**…)`` gives it back."""
+        return {"method": self.method, "values": dict(self.values), "attributes": dict(self.attributes)}
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate and what came of it: counts and judgement, or the error that left it without."""
+    """One candidate and what came of it: counts and judgement, or the error that left it without.
+
+    Attributes:
+        counts: by domain; of a candidate that has not heard all of the audio, with the rates expected on all of it.
+        heard: utterances; None where nobody counted.
+        complete: whether it has heard all of the audio. Others are no candidates for the best.
+        note: why it has not.
+        point: where it was proposed.
+    """
 
     number: int
     candidate: Candidate
     counts: Counts | None
     judgement: Judgement | None
     error: str | None = None
+    heard: int | None = None
+    complete: bool = True
+    note: str = ""
+    point: Point | None = field(default=None, compare=False)  # for the strategy alone
 
     @property
     def objective(self) -> float | None:
@@ -37,9 +63,47 @@ class Trial:
 
     @property
     def rank(self) -> tuple[float, float, int]:
-        """Best lowest: feasible before infeasible before failed, the earlier of equals."""
+        """Best lowest: feasible before infeasible before incomplete before failed, the earlier of equals."""
         excess, objective = (float("inf"), float("inf")) if self.judgement is None else self.judgement.rank
-        return (excess, objective, self.number)
+        return (excess if self.complete else float("inf"), objective, self.number)
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The best candidate less another on the same audio, by the objective (a fraction), from a paired bootstrap.
+
+    ``complete`` says whether the other has heard all of the audio; else it had been dropped, and only what it heard counts.
+    """
+
+    other: str
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    complete: bool
+
+    @property
+    def better(self) -> bool:
+        """Whether the best is better beyond chance."""
+        return self.high < 0
+
+
+@dataclass(frozen=True)
+class LossRanking:
+    """Spearman's rank correlation of the teacher-forced loss and the word errors over so many merges, and the loss's cost."""
+
+    correlation: float
+    candidates: int
+    utterances: int
+
+
+@dataclass(frozen=True)
+class ExpectedOptimism:
+    """How much lower the best's objective is expected to be on the audio that chose it than on new audio; a fraction."""
+
+    value: float
+    standard_error: float
+    candidates: int
 
 
 @dataclass(frozen=True)
@@ -52,14 +116,28 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """A finished search. The same arguments give the same result, however often it was interrupted."""
+    """A finished search. The same arguments give the same result, however often it was interrupted.
+
+    Attributes:
+        space: as :meth:`~asrmerge.search.space.Space.to_json` has it.
+        strategy: its name and options.
+        spent: on the course, interrupted runs included; no part of what makes results equal.
+        confirmed: the best against what it was measured with, on the same audio.
+        ranking: how well the teacher-forced loss ranked candidates by their word errors, where a strategy used it.
+        optimism: how much better the best is expected to look on the audio that chose it.
+    """
 
     experts: tuple[str, ...]
     objective: Objective
     seed: int
-    bounds: tuple[float, float]
+    space: Mapping[str, Any]
     trials: tuple[Trial, ...]
-    curve: tuple[CurvePoint, ...]
+    curve: tuple[CurvePoint, ...] = ()
+    strategy: Mapping[str, Any] = field(default_factory=dict)
+    spent: Spent = field(default_factory=Spent, compare=False)
+    confirmed: tuple[Confirmation, ...] = ()
+    ranking: LossRanking | None = None
+    optimism: ExpectedOptimism | None = None
 
     @property
     def best(self) -> Trial:
@@ -82,7 +160,7 @@ class SearchResult:
         course: list[int | None] = []
         best: Trial | None = None
         for trial in self.trials:
-            if trial.judgement is not None and (best is None or trial.rank < best.rank):
+            if trial.judgement is not None and trial.complete and (best is None or trial.rank < best.rank):
                 best = trial
             course.append(None if best is None else best.number)
         return tuple(course)
@@ -94,12 +172,19 @@ class SearchResult:
             "targets": list(self.objective.targets),
             "watched": list(self.objective.watched),
             "constraints": [one.text for one in self.objective.constraints],
+            "objectives": [one.model_dump(mode="json") for one in (self.objective.settings, *self.objective.further)],
+            "strategy": dict(self.strategy),
             "seed": self.seed,
-            "bounds": list(self.bounds),
+            "space": dict(self.space),
             "best": self.best.number,
             "feasible": self.best.feasible,
             "beats": self.beats,
             "best_so_far": list(self.best_so_far),
+            "confirmed": [asdict(one) for one in self.confirmed],
+            "loss_ranking": None if self.ranking is None else asdict(self.ranking),
+            "optimism": None if self.optimism is None else asdict(self.optimism),
+            "utterances_decoded": self.spent.utterances,
+            "losses_computed": self.spent.losses,
             "curve": [
                 {"scale": point.scale, "trial": point.trial, "objective": self.trials[point.trial].objective}
                 for point in self.curve
@@ -110,15 +195,22 @@ class SearchResult:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> SearchResult:
         """What ``to_json`` gave."""
-        objective = Objective.parse(content["targets"], content["watched"], content["constraints"])
-        records = [_record_from_json(one) for one in content["trials"]]
+        settings = [ObjectiveSettings.model_validate(one) for one in content["objectives"]]
+        ranking, optimism = content["loss_ranking"], content["optimism"]
         return cls(
             experts=tuple(content["experts"]),
-            objective=objective,
+            objective=Objective.parse(
+                content["targets"], content["watched"], content["constraints"], settings[0], further=settings[1:]
+            ),
             seed=content["seed"],
-            bounds=(content["bounds"][0], content["bounds"][1]),
-            trials=tuple(judged(number, *record, objective, records[0][1]) for number, record in enumerate(records)),
+            space=content["space"],
+            trials=tuple(_trial_from_json(one) for one in content["trials"]),
             curve=tuple(CurvePoint(point["scale"], point["trial"]) for point in content["curve"]),
+            strategy=content["strategy"],
+            spent=Spent(len(content["trials"]), content["utterances_decoded"], content["losses_computed"]),
+            confirmed=tuple(Confirmation(**one) for one in content["confirmed"]),
+            ranking=None if ranking is None else LossRanking(**ranking),
+            optimism=None if optimism is None else ExpectedOptimism(**optimism),
         )
 
     def write(self, path: Path) -> None:
@@ -142,24 +234,42 @@ def judged(
     number: int, candidate: Candidate, counts: Counts | None, error: str | None, objective: Objective, base: Counts | None
 ) -> Trial:
     """The trial of a candidate with these counts; ``base`` are the base's own, ``None`` where it failed."""
-    judgement = None if counts is None else objective.judge(counts, counts if base is None else base)
-    return Trial(number, candidate, counts, judgement, error)
+    references = References(counts or {} if base is None else base, {})
+    return Trial(number, candidate, counts, None if counts is None else objective.judge(counts, references), error)
 
 
 def _trial_to_json(trial: Trial) -> dict[str, Any]:
+    judgement = trial.judgement
     return {
         "number": trial.number,
         **trial.candidate.to_json(),
         "objective": trial.objective,
+        "further": None if judgement is None else list(judgement.further),
         "feasible": trial.feasible,
-        "excess": None if trial.judgement is None else trial.judgement.excess,
+        "excess": None if judgement is None else judgement.excess,
+        "excesses": None if judgement is None else list(judgement.excesses),
         "error": trial.error,
+        "heard": trial.heard,
+        "complete": trial.complete,
+        "note": trial.note,
         "wer": None if trial.counts is None else {name: one.wer for name, one in trial.counts.items()},
         "counts": None if trial.counts is None else {name: asdict(one) for name, one in trial.counts.items()},
     }
 
 
-def _record_from_json(content: Mapping[str, Any]) -> tuple[Candidate, Counts | None, str | None]:
-    candidate = Candidate.from_json({name: content[name] for name in ("label", "kind", "method", "weights", "parameters")})
-    counts = content["counts"]
-    return candidate, None if counts is None else {name: ErrorCounts(**one) for name, one in counts.items()}, content["error"]
+def _trial_from_json(content: Mapping[str, Any]) -> Trial:
+    names = ("label", "kind", "method", "weights", "parameters", "groups")
+    candidate = Candidate.from_json({name: content[name] for name in names if name in content})
+    counts, judgement = content["counts"], None
+    if content["objective"] is not None:
+        judgement = Judgement(content["objective"], tuple(content["excesses"]), tuple(content["further"]))
+    return Trial(
+        number=content["number"],
+        candidate=candidate,
+        counts=None if counts is None else {name: SearchCounts(**one) for name, one in counts.items()},
+        judgement=judgement,
+        error=content["error"],
+        heard=content["heard"],
+        complete=content["complete"],
+        note=content["note"],
+    )

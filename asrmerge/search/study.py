@@ -1,17 +1,18 @@
-"""The search: fixed candidates, greedy soup, then coefficients proposed from what is known; each trial is kept once finished."""
+"""A whole search: what every one evaluates, then what its strategy names; each trial is kept once finished."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from asrmerge.errors import ConfigError, SearchError
+from asrmerge.evaluation.counts import ErrorCounts
+from asrmerge.search.blocks import ALL_AT_ONCE, AudioPlan, plan_audio
+from asrmerge.search.budget import Spent
 from asrmerge.search.candidate import (
     DEFAULT_CURVE,
     SUM,
@@ -20,18 +21,149 @@ from asrmerge.search.candidate import (
     check_methods,
     curve_point,
     fixed_candidates,
-    scaled_sum,
     soup_of,
 )
-from asrmerge.search.history import History, Record
+from asrmerge.search.confirming import confirm, session_optimism
+from asrmerge.search.history import History
 from asrmerge.search.objective import Counts, Objective
-from asrmerge.search.proposals import MANY, Observation, Space, propose
-from asrmerge.search.result import CurvePoint, SearchResult, Trial, judged
+from asrmerge.search.outcome import Asked, Hear, Outcome
+from asrmerge.search.proposals import MANY
+from asrmerge.search.racing import Totals
+from asrmerge.search.registry import Chosen, choose_strategy
+from asrmerge.search.result import CurvePoint, SearchResult, Trial
+from asrmerge.search.session import Leader, Losses, Session
 from asrmerge.search.soup import soup_steps
+from asrmerge.search.space import Space
+from asrmerge.search.space_settings import make_space
+from asrmerge.search_settings import Budget
+from asrmerge.speech.manifest import Utterance
 
 logger = logging.getLogger(__name__)
 
 Evaluate = Callable[[Candidate], Counts]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides the course of a search, but what the models make of the audio.
+
+    Attributes:
+        curve: the λ of base + λ Σ τ, and of each further method with equal weights, that are evaluated whatever the strategy;
+            only by strategies that do not race.
+        soup: whether the greedy soup of the experts is, too; likewise.
+    """
+
+    experts: tuple[str, ...]
+    space: Space
+    objective: Objective
+    strategy: Chosen
+    budget: Budget
+    seed: int = 0
+    curve: tuple[float, ...] = ()
+    soup: bool = True
+
+    @property
+    def fixed(self) -> tuple[Candidate, ...]:
+        """The base, the uniform average, each expert alone, and the curves."""
+        return fixed_candidates(self.experts, self.curve, [one.method for one in self.space.methods])
+
+    @property
+    def races(self) -> bool:
+        """Whether the strategy hears the audio in growing blocks."""
+        return bool(getattr(self.strategy.strategy, "races", False))
+
+    def identity(self, key: str) -> dict[str, Any]:
+        """What must be the same for a storage to be continued."""
+        settings = [one.model_dump(mode="json") for one in (self.objective.settings, *self.objective.further)]
+        return {
+            "experts": list(self.experts),
+            "targets": list(self.objective.targets),
+            "watched domains": list(self.objective.watched),
+            "constraints": [one.text for one in self.objective.constraints],
+            "objective": settings,
+            "space": self.space.to_json(),
+            "curve": list(self.curve),
+            "strategy": self.strategy.to_json(),
+            "seed": self.seed,
+            "models, audio or settings": key,
+        }
+
+
+def run_search(
+    plan: Plan,
+    hear: Hear,
+    audio: AudioPlan,
+    totals: Mapping[str, Totals],
+    *,
+    storage: Path | str,
+    key: str = "",
+    losses: Losses | None = None,
+    on_trial: Callable[[Trial], None] | None = None,
+    on_leader: Callable[[Leader], None] | None = None,
+    on_spent: Callable[[Spent], None] | None = None,
+) -> SearchResult:
+    """Search the best merge by its word errors on the validation audio.
+
+    Every finished trial is in ``storage`` before the next begins. The same call after a kill repeats none of them and ends with
+    the result of an uninterrupted one; with a larger budget it goes on from where the smaller one ended.
+
+    Args:
+        hear: the outcomes of candidates in the looks of ``audio``; must be deterministic.
+        totals: of each domain's audio.
+        storage: a journal file, or the URL of a database.
+        key: hash of whatever else decides what ``hear`` returns: models, audio, normaliser, precision.
+        losses: of candidates in looks, for strategies that use them.
+        on_trial: called after each trial in order, first with those found in ``storage``.
+        on_leader: called when another candidate is the best so far, also of those that have not heard everything yet.
+        on_spent: called whenever something has been decoded.
+
+    Raises:
+        ConfigError: the strategy cannot search the space.
+        SearchError: ``storage`` belongs to another search, or no candidate could be evaluated.
+    """
+    chosen = plan.strategy
+    chosen.strategy.check(plan.space, 1 + len(plan.objective.further), chosen.options)
+    with History(storage, plan.identity(key), plan.space, 1 + len(plan.objective.further)) as history:
+        session = Session(
+            hear=hear,
+            plan=audio,
+            totals=totals,
+            space=plan.space,
+            objective=plan.objective,
+            experts=plan.experts,
+            history=history,
+            budget=plan.budget,
+            seed=plan.seed,
+            losses=losses,
+            on_trial=on_trial,
+            on_leader=on_leader,
+            on_spent=on_spent,
+        )
+        if not plan.races:
+            most = math.inf if plan.budget.candidates is None else max(plan.budget.candidates, len(plan.fixed))
+            session.resume(record for number, record in enumerate(history.records()) if number < most)
+            for candidate in plan.fixed[len(session.trials) :]:
+                session.evaluate(candidate)
+            while plan.soup and _may_go_on(session) and (soup := _next_soup(plan.experts, session.trials)) is not None:
+                session.evaluate(soup)
+        if plan.races or _may_go_on(session):
+            chosen.strategy.run(session, chosen.options)
+    trials = tuple(session.trials)
+    if all(trial.judgement is None for trial in trials):
+        raise SearchError(f"no candidate could be evaluated; the first failed because {trials[0].error}")
+    curve = () if plan.races else _curve_points(plan, trials)
+    found = SearchResult(
+        experts=plan.experts,
+        objective=plan.objective,
+        seed=plan.seed,
+        space=plan.space.to_json(),
+        trials=trials,
+        curve=curve,
+        strategy=chosen.to_json(),
+        spent=session.spent,
+        ranking=session.ranking,
+    )
+    return replace(found, confirmed=confirm(session, found.best), optimism=session_optimism(session))
 
 
 def search_coefficients(
@@ -50,13 +182,7 @@ def search_coefficients(
     key: str = "",
     on_trial: Callable[[Trial], None] | None = None,
 ) -> SearchResult:
-    """Search the coefficient of each expert's task vector for the lowest macro-average WER.
-
-    First come the fixed candidates, then the steps of a greedy soup from the best single expert. Of several methods, the λ
-    curves with equal coefficients choose the one whose coefficients are searched.
-
-    Every finished trial is in ``storage`` before the next begins. The same call after a kill repeats none of them and ends with
-    the result of an uninterrupted one; with more ``trials`` it goes on from where the shorter one ended.
+    """Search the coefficient of each expert's task vector for the lowest macro-average WER, by the strategy ``surface``.
 
     Args:
         evaluate: pooled counts per domain of a candidate, all of targets and watched; must be deterministic.
@@ -67,123 +193,59 @@ def search_coefficients(
         trials: candidates in all; the fixed ones (base, uniform, experts, curve) are evaluated even if there are more of them.
         bounds: of every coefficient.
         curve: the λ of base + λ Σ τ to evaluate, and of each further method.
-        methods: whose weights multiply the task vectors.
-        storage: Optuna's journal file.
-        key: hash of whatever else decides what ``evaluate`` returns: models, audio, normaliser, precision.
-        on_trial: called after each trial in order, first with those found in ``storage``.
+        methods: whose weights multiply the task vectors, or are shares.
+        storage, key, on_trial: as of :func:`run_search`.
 
     Raises:
         ConfigError: an argument cannot be used.
-        SearchError: ``storage`` belongs to another search, or no candidate could be evaluated.
+        SearchError: as :func:`run_search`.
     """
     objective = Objective.parse(targets, watched, constraints)
     _check(experts, bounds, curve, seed)
     check_methods(methods)
-    plan = _Plan(objective, tuple(experts), tuple(sorted(set(map(float, curve)))), tuple(dict.fromkeys(methods)), seed, bounds)
-    with History(storage, plan.identity(key), bounds) as history:
-        done: list[Trial] = []
-        for record in history.records()[: max(trials, len(plan.fixed))]:
-            _add(done, plan.trial(record, done), on_trial)
-        while (candidate := plan.next_candidate(done, trials)) is not None:
-            trial = plan.trial(_evaluated(evaluate, candidate, objective), done)
-            history.add(Record(candidate, trial.counts, trial.error), trial.objective)
-            _add(done, trial, on_trial)
-    if all(trial.judgement is None for trial in done):
-        raise SearchError(f"no candidate could be evaluated; the first failed because {done[0].error}")
-    return SearchResult(plan.experts, objective, seed, bounds, tuple(done), plan.curve_points(done))
+    plan = Plan(
+        experts=tuple(experts),
+        space=make_space(list(dict.fromkeys(methods)), experts, bounds=bounds),
+        objective=objective,
+        strategy=choose_strategy("surface"),
+        budget=Budget(candidates=max(1, trials)),
+        seed=seed,
+        curve=tuple(sorted(set(map(float, curve)))),
+    )
+    one = {name: [Utterance(name, Path(), 1.0, "", domain=name)] for name in objective.domains}
+    totals = {name: Totals(1, 0) for name in objective.domains}
+
+    def hear(asked: Asked) -> list[Outcome]:
+        return [_evaluated(evaluate, candidate, objective) for candidate, _ in asked]
+
+    audio = plan_audio(one, fractions=ALL_AT_ONCE)
+    return run_search(plan, hear, audio, totals, storage=storage, key=key, on_trial=on_trial)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What to try next, from what is known: a function of these fields and of the finished trials, of nothing else."""
+def _may_go_on(session: Session) -> bool:
+    return session.affords(candidates=1) and any(trial.judgement is not None for trial in session.trials)
 
-    objective: Objective
-    experts: tuple[str, ...]
-    curve: tuple[float, ...]
-    methods: tuple[str, ...]
-    seed: int
-    bounds: tuple[float, float]
 
-    @property
-    def fixed(self) -> tuple[Candidate, ...]:
-        return fixed_candidates(self.experts, self.curve, self.methods)
+def _next_soup(experts: Sequence[str], done: Sequence[Trial]) -> Candidate | None:
+    """The next step of the greedy soup that was not evaluated yet; ``None`` when it is complete."""
+    losses = {trial.candidate.key(): _loss(trial) for trial in done}
+    alone = {name: losses[soup_of([name], experts).key()] for name in experts}
+    steps = soup_steps({name: loss for name, loss in alone.items() if not math.isnan(loss)} or alone)
+    try:
+        candidate = soup_of(next(steps), experts)
+        while candidate.key() in losses:
+            candidate = soup_of(steps.send(losses[candidate.key()]), experts)
+    except StopIteration:
+        return None
+    return candidate
 
-    def identity(self, key: str) -> Mapping[str, Any]:
-        """What must be the same for a storage to be continued."""
-        return {
-            "experts": list(self.experts),
-            "targets": list(self.objective.targets),
-            "watched domains": list(self.objective.watched),
-            "constraints": [one.text for one in self.objective.constraints],
-            "bounds": list(self.bounds),
-            "curve": list(self.curve),
-            "methods": list(self.methods),
-            "seed": self.seed,
-            "models, audio or settings": key,
-        }
 
-    def trial(self, record: Record, done: Sequence[Trial]) -> Trial:
-        base = done[0].counts if done else record.counts
-        if base is None and any(one.relative for one in self.objective.constraints):
-            error = done[0].error if done else record.error
-            raise SearchError(f"the base could not be evaluated, so a constraint relative to it has no limit: {error}")
-        return judged(len(done), record.candidate, record.counts, record.error, self.objective, base)
-
-    def next_candidate(self, done: Sequence[Trial], trials: int) -> Candidate | None:
-        """``None`` when the budget is spent, or nothing is left to try."""
-        number, fixed = len(done), self.fixed
-        if number < len(fixed):
-            return fixed[number]
-        if number >= trials or all(trial.judgement is None for trial in done):
-            return None
-        if (soup := self._next_soup(done)) is not None:
-            return soup
-        space = Space(len(self.experts), *self.bounds)
-        method = self._method(done[: len(fixed)])
-        # Only merges by the chosen method say something about its coefficients; the base is one by any.
-        points = [trial.candidate.point(method) for trial in done]
-        known = [(trial, tuple(point[name] for name in self.experts)) for trial, point in zip(done, points, strict=True) if point]
-        observations = [(trial, Observation(point, trial.judgement)) for trial, point in known if trial.judgement is not None]
-        proposed = propose(
-            space,
-            fixed=[one for trial, one in observations if trial.number < len(fixed)],
-            found=[one for trial, one in observations if trial.number >= len(fixed)],
-            tried={space.clip(point) for _, point in known},
-            seed=_trial_seed(self.seed, number),
-        )
-        if proposed is None:
-            return None
-        label = f"search {number}" if method == SUM else f"search {number}, {method}"
-        return scaled_sum(label, dict(zip(self.experts, proposed, strict=True)), method=method)
-
-    def _next_soup(self, done: Sequence[Trial]) -> Candidate | None:
-        """The next step of the greedy soup that was not evaluated yet; ``None`` when it is complete."""
-        losses = {trial.candidate.key(): _loss(trial) for trial in done}
-        alone = {name: losses[soup_of([name], self.experts).key()] for name in self.experts}
-        steps = soup_steps({name: loss for name, loss in alone.items() if not math.isnan(loss)} or alone)
-        try:
-            candidate = soup_of(next(steps), self.experts)
-            while candidate.key() in losses:
-                candidate = soup_of(steps.send(losses[candidate.key()]), self.experts)
-        except StopIteration:
-            return None
-        return candidate
-
-    def _method(self, fixed: Sequence[Trial]) -> str:
-        """That of the best merge with equal coefficients; the first method if none could be evaluated."""
-        equal = [
-            (trial.judgement.rank, trial.number, method)
-            for method in self.methods
-            for trial in fixed
-            if trial.judgement is not None and trial.candidate.kind in ("uniform", "curve") and trial.candidate.point(method)
-        ]
-        return min(equal)[2] if equal else self.methods[0]
-
-    def curve_points(self, done: Sequence[Trial]) -> tuple[CurvePoint, ...]:
-        """The curve from λ = 0, in order."""
-        numbers = {trial.candidate.key(): trial.number for trial in done[: len(self.fixed)]}
-        scales = sorted({0.0, 1 / len(self.experts), *self.curve})
-        return tuple(CurvePoint(scale, numbers[curve_point(self.experts, scale).key()]) for scale in scales)
+def _curve_points(plan: Plan, done: Sequence[Trial]) -> tuple[CurvePoint, ...]:
+    """The curve of base + λ Σ τ from λ = 0, in order, as far as it was evaluated."""
+    numbers = {trial.candidate.key(): trial.number for trial in reversed(done)}
+    scales = sorted({0.0, 1 / len(plan.experts), *plan.curve})
+    keys = {scale: curve_point(plan.experts, scale).key() for scale in scales}
+    return tuple(CurvePoint(scale, numbers[key]) for scale, key in keys.items() if key in numbers)
 
 
 def _loss(trial: Trial) -> float:
@@ -193,25 +255,24 @@ def _loss(trial: Trial) -> float:
     return trial.judgement.objective if trial.judgement.feasible else MANY + trial.judgement.excess
 
 
-def _trial_seed(seed: int, number: int) -> int:
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-
-
-def _evaluated(evaluate: Evaluate, candidate: Candidate, objective: Objective) -> Record:
-    """The candidate's counts; a failure that is the candidate's own becomes its record."""
+def _evaluated(evaluate: Evaluate, candidate: Candidate, objective: Objective) -> Outcome:
+    """The candidate's counts; a failure that is the candidate's own becomes its outcome."""
     try:
         counts = evaluate(candidate)
-        objective.judge(counts, counts)
+        _check_rates(counts, objective)
     except (CandidateError, ArithmeticError) as error:
         logger.warning("%s failed: %s", candidate.label, error)
-        return Record(candidate, None, str(error) or type(error).__name__)
-    return Record(candidate, {name: counts[name] for name in objective.domains})
+        return Outcome(None, str(error) or type(error).__name__)
+    return Outcome({name: (counts[name],) for name in objective.domains})
 
 
-def _add(done: list[Trial], trial: Trial, on_trial: Callable[[Trial], None] | None) -> None:
-    done.append(trial)
-    if on_trial is not None:
-        on_trial(trial)
+def _check_rates(counts: Mapping[str, ErrorCounts], objective: Objective) -> None:
+    missing = [name for name in objective.domains if name not in counts]
+    if missing:
+        raise SearchError(f"the domain '{missing[0]}' was not evaluated: give its validation manifest.")
+    for name in objective.domains:
+        if not math.isfinite(counts[name].wer):
+            raise CandidateError(f"the WER of '{name}' is {counts[name].wer}.")
 
 
 def _check(experts: Sequence[str], bounds: tuple[float, float], curve: Sequence[float], seed: int) -> None:

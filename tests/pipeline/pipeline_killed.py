@@ -12,14 +12,14 @@ if __name__ == "__main__":
     from asrmerge.search.history import History
 
     left = int(sys.argv.pop(1))
-    add = History.add
+    keep = History.keep
 
-    def add_and_die(self: History, *arguments: Any) -> None:
+    def keep_and_die(self: History, *arguments: Any) -> None:
         global left
-        add(self, *arguments)
+        keep(self, *arguments)
         left -= 1
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    History.add = add_and_die  # type: ignore[method-assign]
+    History.keep = keep_and_die  # type: ignore[method-assign]
     main()

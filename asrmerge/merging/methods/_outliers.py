@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Annotated
 
 from pydantic import Field
 
 from asrmerge.merging.block import Block, Parameters
 from asrmerge.merging.methods._row_chunks import Sparsify
 from asrmerge.merging.methods._trimming import count_kept, find_magnitudes, trim_band
+from asrmerge.merging.tuning import Tuned
 
 
 class BandParameters(Parameters):
     """What both Breadcrumbs methods have."""
 
-    density: float = Field(default=0.15, gt=0.0, le=1.0, description="Share of the entries kept, those below the outliers.")
+    density: Annotated[float, Tuned(0.05, 0.95)] = Field(
+        default=0.15, gt=0.0, le=1.0, description="Share of the entries kept, those below the outliers."
+    )
     gamma: float = Field(default=0.01, ge=0.0, lt=1.0, description="γ, share of the entries dropped as outliers, the largest.")
 
 

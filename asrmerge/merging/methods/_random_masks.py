@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from asrmerge.merging.block import Block, Parameters
 from asrmerge.merging.methods._row_chunks import Sparsify
+from asrmerge.merging.tuning import Tuned
 
 MIN_DENSITY = 0.001  # below this, the few entries kept are multiplied by thousands
 MASKS = "SFC64, 16 bits"  # what draws them, in the provenance: other masks get another name
@@ -25,7 +27,9 @@ Generator = np.random.SFC64  # NumPy keeps its stream the same in all versions; 
 class RandomParameters(Parameters):
     """What every method that drops at random has."""
 
-    density: float = Field(default=0.5, ge=MIN_DENSITY, le=1.0, description="share of the entries kept, on average")
+    density: Annotated[float, Tuned(0.2, 0.8)] = Field(
+        default=0.5, ge=MIN_DENSITY, le=1.0, description="share of the entries kept, on average"
+    )
     seed: int = Field(default=0, ge=0, le=2**63 - 1, description="seed of the random choice of entries")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -18,10 +18,11 @@ from asrmerge.merging.methods._spectral import (
     singular_triplets,
     spectral_parts,
 )
+from asrmerge.merging.tuning import Tuned
 
 
 class BoostedTsvMParameters(SpectralParameters):
-    boost: float = Field(
+    boost: Annotated[float, Tuned(0.0, 0.5)] = Field(
         default=0.3,
         ge=0.0,
         le=1.0,
@@ -50,6 +51,7 @@ class BoostedTsvM:
     name = "boosted_tsv_m"
     needs_base = True
     weights_multiply = True
+    weight_range = (0.0, 2.0)
     parameters = BoostedTsvMParameters
 
     def merge(self, block: Block, parameters: BoostedTsvMParameters) -> Tensor:

@@ -30,6 +30,8 @@ class BreadcrumbsTies:
 
     name = "breadcrumbs_ties"
     needs_base = True
+    weights_share = True
+    weight_range = (0.0, 1.5)
     parameters = BreadcrumbsTiesParameters
 
     def merge(self, block: Block, parameters: BreadcrumbsTiesParameters) -> Tensor:

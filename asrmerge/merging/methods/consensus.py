@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from asrmerge.merging.block import Block, add_scaled
 from asrmerge.merging.methods._row_chunks import ScaleParameters
+from asrmerge.merging.tuning import Tuned
 
 
 class ConsensusParameters(ScaleParameters):
-    mask_scale: float = Field(
+    mask_scale: Annotated[float, Tuned(0.2, 0.6)] = Field(
         default=0.4, ge=0.0, le=10.0, description="How strict an expert's mask is; 0.2 to 0.6 is usual, higher keeps less."
     )
     minimum_tasks: int = Field(

@@ -30,6 +30,8 @@ class DareTies:
 
     name = "dare_ties"
     needs_base = True
+    weights_share = True
+    weight_range = (0.0, 1.5)
     masks = MASKS
     parameters = DareTiesParameters
 

@@ -33,6 +33,8 @@ class Della:
 
     name = "della"
     needs_base = True
+    weights_share = True
+    weight_range = (0.0, 1.5)
     masks = MASKS
     parameters = DellaParameters
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -16,11 +16,14 @@ from asrmerge.merging.methods._curvature import add_origin, read_fishers, read_t
 from asrmerge.merging.methods._exact import exact_norm
 from asrmerge.merging.methods._row_chunks import ScaleParameters
 from asrmerge.merging.methods._sphere import normalize_weights
+from asrmerge.merging.tuning import Tuned
 
 
 class FisherParameters(ScaleParameters):
     normalize: bool = Field(default=False, description="Divide each expert's weight by ‖Fₜ‖₂ over the whole model.")
-    floor: float = Field(default=1e-6, ge=0.0, le=1e6, description="Least entry of the Fisher information.")
+    floor: Annotated[float, Tuned(1e-8, 1e-1, log=True)] = Field(
+        default=1e-6, ge=0.0, le=1e6, description="Least entry of the Fisher information."
+    )
     floor_on: Literal["every", "target"] = Field(
         default="every", description="Whose entries are raised to the floor: every expert's, or those of the heaviest alone."
     )
@@ -49,6 +52,7 @@ class Fisher:
     needs_base = False
     elementwise = True
     weights_share = True
+    weight_range = (0.0, 2.0)
     statistics = ("fisher",)
     parameters = FisherParameters
 

@@ -25,6 +25,7 @@ class IsoC:
     name = "iso_c"
     needs_base = True
     weights_multiply = True
+    weight_range = (0.0, 2.0)
     parameters = SpectralParameters
 
     def merge(self, block: Block, parameters: SpectralParameters) -> Tensor:

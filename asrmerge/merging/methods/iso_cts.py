@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -15,10 +17,11 @@ from asrmerge.merging.methods._spectral import (
     orthogonalised,
     singular_triplets,
 )
+from asrmerge.merging.tuning import Tuned
 
 
 class IsoCtsParameters(SpectralParameters):
-    common: float = Field(
+    common: Annotated[float, Tuned(0.5, 1.0)] = Field(
         default=0.8, ge=0.0, le=1.0, description="Share of the singular directions taken from the sum of the task vectors."
     )
 
@@ -47,6 +50,7 @@ class IsoCts:
     name = "iso_cts"
     needs_base = True
     weights_multiply = True
+    weight_range = (0.0, 2.0)
     parameters = IsoCtsParameters
 
     def merge(self, block: Block, parameters: IsoCtsParameters) -> Tensor:

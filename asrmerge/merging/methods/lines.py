@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 from torch import Tensor
 
 from asrmerge.merging.block import Block, add_scaled
 from asrmerge.merging.methods._row_chunks import ScaleParameters
 from asrmerge.merging.structure import Place
+from asrmerge.merging.tuning import Tuned
 
 
 class LinesParameters(ScaleParameters):
-    alpha: float = Field(
+    alpha: Annotated[float, Tuned(0.0, 1.0)] = Field(
         default=0.2, ge=0.0, le=10.0, description="α, the factor in the first layer, and in what comes before it."
     )
     beta: float = Field(

@@ -59,6 +59,7 @@ class Mats:
     needs_base = False
     affine = True
     weights_share = True
+    weight_range = (0.0, 2.0)
     statistics = ("grams", "factors")
     parameters = MatsParameters
 

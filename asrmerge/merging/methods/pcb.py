@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -12,10 +13,11 @@ from torch import Tensor
 from asrmerge.merging.block import Block, add_scaled
 from asrmerge.merging.methods._exact import nth_largest, share_of
 from asrmerge.merging.methods._row_chunks import ScaleParameters
+from asrmerge.merging.tuning import Tuned
 
 
 class PcbParameters(ScaleParameters):
-    density: float = Field(
+    density: Annotated[float, Tuned(0.05, 0.9)] = Field(
         default=0.2, gt=0.0, le=1.0, description="Share of each expert's entries that is kept: those of the highest β."
     )
 
@@ -37,6 +39,7 @@ class Pcb:
 
     name = "pcb"
     needs_base = True
+    weights_multiply = True
     parameters = PcbParameters
 
     def merge(self, block: Block, parameters: PcbParameters) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
@@ -13,10 +14,11 @@ from asrmerge.merging.methods._covariances import Accuracy, Gram, Identity, Inde
 from asrmerge.merging.methods._curvature import add_origin, check_matrices, read_tensors, scale_step
 from asrmerge.merging.methods._row_chunks import ScaleParameters
 from asrmerge.merging.methods._sphere import normalize_weights
+from asrmerge.merging.tuning import Tuned
 
 
 class RegMeanParameters(ScaleParameters):
-    alpha: float = Field(
+    alpha: Annotated[float, Tuned(0.1, 0.98)] = Field(
         default=0.9, ge=0.0, le=1.0, description="α, what the Gram matrices keep beside their diagonal; 0 leaves the diagonal."
     )
     jitter: float = Field(
@@ -46,6 +48,7 @@ class RegMean:
     needs_base = False
     affine = True
     weights_share = True
+    weight_range = (0.0, 2.0)
     statistics = ("grams",)
     parameters = RegMeanParameters
 

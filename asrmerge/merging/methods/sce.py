@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -12,12 +13,13 @@ from torch import Tensor
 from asrmerge.merging.block import Block, add_scaled
 from asrmerge.merging.methods._exact import nth_largest, share_of
 from asrmerge.merging.methods._row_chunks import ScaleParameters
+from asrmerge.merging.tuning import Tuned
 
 _PIECE = 1 << 17  # entries
 
 
 class SceParameters(ScaleParameters):
-    density: float = Field(
+    density: Annotated[float, Tuned(0.1, 1.0)] = Field(
         default=1.0, gt=0.0, le=1.0, description="Share of the entries that is kept, those on which the experts differ most."
     )
 
@@ -38,6 +40,7 @@ class Sce:
 
     name = "sce"
     needs_base = True
+    weights_multiply = True
     parameters = SceParameters
 
     def merge(self, block: Block, parameters: SceParameters) -> Tensor:

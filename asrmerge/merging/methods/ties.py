@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -12,10 +12,13 @@ from torch import Tensor
 from asrmerge.merging.block import Block
 from asrmerge.merging.methods._sign_election import ElectionParameters, elect_and_merge
 from asrmerge.merging.methods._trimming import count_kept, find_magnitudes, trim
+from asrmerge.merging.tuning import Tuned
 
 
 class TiesParameters(ElectionParameters):
-    density: float = Field(default=0.2, gt=0.0, le=1.0, description="k, share of each task vector's entries kept, the largest")
+    density: Annotated[float, Tuned(0.1, 0.9)] = Field(
+        default=0.2, gt=0.0, le=1.0, description="k, share of each task vector's entries kept, the largest"
+    )
     scope: Literal["model", "tensor"] = Field(default="model", description="the largest of the whole model or of each tensor")
 
 
@@ -38,6 +41,8 @@ class Ties:
 
     name = "ties"
     needs_base = True
+    weights_share = True
+    weight_range = (0.0, 1.5)
     parameters = TiesParameters
 
     def prepare(self, blocks: Callable[[], Iterator[Block]], parameters: TiesParameters) -> list[float] | None:

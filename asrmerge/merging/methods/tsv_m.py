@@ -35,6 +35,7 @@ class TsvM:
     name = "tsv_m"
     needs_base = True
     weights_multiply = True
+    weight_range = (0.0, 2.0)
     parameters = SpectralParameters
 
     def merge(self, block: Block, parameters: SpectralParameters) -> Tensor:

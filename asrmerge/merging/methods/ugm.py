@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -15,12 +16,13 @@ from asrmerge.merging.block import Block, add_scaled
 from asrmerge.merging.methods._covariances import Diagonal, frechet_mean, weighted_mean
 from asrmerge.merging.methods._curvature import check_fisher, read_fishers
 from asrmerge.merging.methods._row_chunks import ScaleParameters
+from asrmerge.merging.tuning import Tuned
 
 logger = logging.getLogger(__name__)
 
 
 class UgmParameters(ScaleParameters):
-    base_scale: float = Field(
+    base_scale: Annotated[float, Tuned(1.0, 1e5, log=True)] = Field(
         default=1.0, ge=0.0, le=1e9, description="s₀, how many utterances the base's Fisher information counts as."
     )
     prior: float = Field(default=1e-6, ge=0.0, le=1e9, description="δ₀, what is added to every entry of the base's curvature.")
@@ -49,6 +51,7 @@ class Ugm:
     needs_base = True
     elementwise = True
     weights_share = True
+    weight_range = (0.0, 2.0)
     statistics = ("fisher",)
     parameters = UgmParameters
 

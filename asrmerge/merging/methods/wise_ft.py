@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from asrmerge.errors import ConfigError
 from asrmerge.merging.block import Block, Parameters
+from asrmerge.merging.tuning import Tuned
 
 
 class WiseFtParameters(Parameters):
-    alpha: float = Field(default=0.5, ge=0.0, le=1.0, description="α, share of the expert: 0 is the base, 1 the expert.")
+    alpha: Annotated[float, Tuned(0.0, 1.0)] = Field(
+        default=0.5, ge=0.0, le=1.0, description="α, share of the expert: 0 is the base, 1 the expert."
+    )
 
 
 class WiseFt:

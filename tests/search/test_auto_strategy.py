@@ -1,0 +1,96 @@
+"""The strategy of the project, on made-up domains whose best merge is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from spoken_world import COUNT, NAMES, SpokenWorld, search, truth
+
+from asrmerge.search.result import SearchResult
+
+OPTIMUM = 0.12
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
+    return search(SpokenWorld(), tmp_path_factory.mktemp("auto") / "journal.log")
+
+
+def test_it_comes_near_the_optimum_within_ten_full_evaluations(found: SearchResult) -> None:
+    assert found.spent.utterances <= 10 * COUNT * len(NAMES)
+    assert found.best.candidate.method == "iso_c" and found.best.complete
+    assert truth(found.best.candidate) < OPTIMUM + 0.02
+    uniform = next(trial for trial in found.trials if trial.candidate.kind == "uniform")
+    assert truth(uniform.candidate) > OPTIMUM + 0.04  # so that there was something to find
+
+
+def test_everything_that_was_dropped_is_kept_with_its_reason(found: SearchResult) -> None:
+    kinds = {trial.candidate.kind for trial in found.trials}
+    assert {"base", "uniform", "expert", "search"} <= kinds
+    dropped = [trial for trial in found.trials if not trial.complete]
+    assert dropped and all(trial.heard < COUNT * len(NAMES) for trial in dropped)
+    assert all(trial.note.startswith(("beaten by", "left behind")) for trial in dropped)
+    assert len({trial.candidate.key() for trial in found.trials}) == len(found.trials)
+    assert all(found.best.rank < trial.rank for trial in found.trials if trial is not found.best)
+
+
+def test_it_says_how_the_loss_ranked_and_what_the_best_was_compared_with(found: SearchResult) -> None:
+    assert found.ranking is not None and found.ranking.correlation > 0.7 and found.ranking.utterances == found.spent.losses > 0
+    compared = {one.other: one for one in found.confirmed}
+    assert {"base", "uniform average", *(f"expert {name}" for name in NAMES)} <= set(compared)
+    assert all(compared[name].better for name in ("base", "uniform average"))
+    assert found.beats == {"base": True, "uniform": True, "experts": True}
+    assert found.optimism is not None and 0 <= found.optimism.value < 0.02
+
+
+def test_the_result_goes_through_its_file(found: SearchResult, tmp_path: Path) -> None:
+    found.write(tmp_path / "trials.json")
+    again = SearchResult.read(tmp_path / "trials.json")
+    again.write(tmp_path / "again.json")
+    assert again == found and (tmp_path / "again.json").read_bytes() == (tmp_path / "trials.json").read_bytes()
+
+
+@pytest.mark.parametrize("stop", [3, 15])
+def test_an_interrupted_course_ends_the_same(found: SearchResult, stop: int, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        search(SpokenWorld(stop=stop), tmp_path / "journal.log")
+    assert search(SpokenWorld(), tmp_path / "journal.log") == found
+    assert search(SpokenWorld(), tmp_path / "journal.log") == found
+
+
+def test_without_losses_the_first_block_takes_their_place(tmp_path: Path) -> None:
+    result = search(SpokenWorld(), tmp_path / "journal.log", losses=False, budget={"utterances": 20 * COUNT * len(NAMES)})
+    assert result.ranking is None and result.spent.losses == 0
+    assert result.best.candidate.method == "iso_c" and truth(result.best.candidate) < OPTIMUM + 0.03
+
+
+@pytest.mark.parametrize("share", [1.5, 3])
+def test_a_small_budget_is_kept_and_still_gives_a_whole_best(share: float, tmp_path: Path) -> None:
+    total = COUNT * len(NAMES)
+    result = search(SpokenWorld(), tmp_path / "journal.log", budget={"utterances": round(share * total)})
+    assert result.spent.utterances <= share * total + total / 8 * 5  # the base, the average and the experts hear a block anyway
+    assert result.best.complete
+
+
+def test_a_constraint_holds_for_the_best(tmp_path: Path) -> None:
+    world = SpokenWorld(domains=(*NAMES, "general"))
+    free = search(world, tmp_path / "free.log")
+    bound = search(world, tmp_path / "bound.log", constraints=["general.wer <= 0.9 * base"])
+    assert bound.best.feasible and not any(trial.complete and trial.rank < bound.best.rank for trial in bound.trials)
+    base = next(trial for trial in bound.trials if trial.candidate.kind == "base")
+    assert base.complete and bound.best.counts["general"].wer <= 0.9 * base.counts["general"].wer
+    assert free.best.objective <= bound.best.objective + 1e-9
+
+
+def test_a_candidate_that_fails_is_a_failed_trial(tmp_path: Path) -> None:
+    result = search(SpokenWorld(failing=["expert medical"]), tmp_path / "journal.log")
+    failed = [trial for trial in result.trials if trial.error]
+    assert [trial.candidate.label for trial in failed] == ["expert medical"] and failed[0].error == "the weights hold NaN"
+    assert result.best.candidate.method == "iso_c"
+
+
+def test_seeds_give_other_courses(found: SearchResult, tmp_path: Path) -> None:
+    other = search(SpokenWorld(), tmp_path / "journal.log", seed=1)
+    assert [trial.candidate.key() for trial in other.trials] != [trial.candidate.key() for trial in found.trials]
+    assert truth(other.best.candidate) < OPTIMUM + 0.02
