@@ -24,7 +24,7 @@ from asrmerge.progress import ProgressView
 from asrmerge.recognizers import Precision
 from asrmerge.search.blocks import ALL_AT_ONCE, GROWING, plan_audio
 from asrmerge.search.budget import Spent
-from asrmerge.search.candidate import CandidateError
+from asrmerge.search.candidate import CandidateError, statistics_of
 from asrmerge.search.evaluator import CandidateEvaluator
 from asrmerge.search.hypothesis_cache import HypothesisCache
 from asrmerge.search.listening import Listener
@@ -130,6 +130,7 @@ def search_to_folder(
     Raises:
         AsrmergeError: as :func:`search_models`; before any work, for models that do not fit together.
     """
+    _check_statistics(job, plan)
     sources = {"base": job.base, **job.experts}
     opened = {name: Checkpoint.open(source) for name, source in sources.items()}
     check_compatible(list(opened.values()), list(opened))
@@ -173,6 +174,17 @@ def search_to_folder(
     best = result.best.candidate.recipe(base=job.base, models=job.experts, statistics=job.statistics)
     write_text(folder / "best.yaml", best.to_yaml())
     return result
+
+
+def _check_statistics(job: SearchJob, plan: Plan) -> None:
+    for method in (one.method for one in plan.space.methods):
+        kinds = statistics_of([method])
+        missing = [name for name in job.experts if name not in job.statistics]
+        if kinds and missing:
+            raise ConfigError(
+                f"{method} needs the {' and '.join(kinds)} of each expert, and there are none of '{missing[0]}': collect them "
+                "with asrmerge stats and name their folders."
+            )
 
 
 def _losses(evaluate: CandidateEvaluator, asked: Asked) -> list[Mapping[str, tuple[float, ...]] | None]:
