@@ -55,6 +55,9 @@ def search(
         str | None, typer.Option(help="URL of a database for the trials; by default a journal in the output folder.")
     ] = None,
     merge: Annotated[bool, typer.Option(help="Write the best merge to OUTPUT/merged.")] = True,
+    point: Annotated[
+        str | None, typer.Option("--pick", help="Of several objectives, merge this point of the front, such as front-2 or knee.")
+    ] = None,
     normalizer: Annotated[str, typer.Option(help="whisper, basic, none, a chain such as nfkc+lowercase, …")] = "whisper",
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one per processor.")] = None,
@@ -76,6 +79,7 @@ def search(
     from asrmerge.progress import ProgressView
     from asrmerge.recognizers.computing import fast_precision
     from asrmerge.recognizers.transcriber import find_device
+    from asrmerge.search.front import pick
     from asrmerge.search.planning import plan_search
     from asrmerge.search_settings import SearchSettings
     from asrmerge.settings_file import read_settings
@@ -133,7 +137,8 @@ def search(
         )
         result = search_to_folder(job, plan, folder, view, storage)
         if merge:
-            recipe = result.best.candidate.recipe(base=base, models=read_pairs("--expert", experts), statistics=found)
+            chosen_trial = result.best if point is None else pick(result, point)
+            recipe = chosen_trial.candidate.recipe(base=base, models=read_pairs("--expert", experts), statistics=found)
             merge_to_folder(recipe, folder / "merged")
     typer.echo(describe(result))
     typer.echo(f"trials        {folder / 'trials.json'}\nbest recipe   {folder / 'best.yaml'}")
@@ -143,6 +148,8 @@ def search(
 
 def describe(result: SearchResult) -> str:
     """What a search found, in sentences."""
+    from asrmerge.search.front import front_of
+
     best = result.best
     assert best.counts is not None and best.objective is not None
     rates = ", ".join(f"{name} {100 * counts.wer:.1f}" for name, counts in best.counts.items())
@@ -154,6 +161,10 @@ def describe(result: SearchResult) -> str:
         lines.append(
             f"  against {one.other}: {100 * one.difference:+.2f} points ({100 * one.low:+.2f} to {100 * one.high:+.2f}{heard})"
         )
+    if result.objective.further:
+        for name, trial in front_of(result).items():
+            figures = ", ".join(f"{100 * value:.2f}" for value in (trial.objective or 0.0, *trial.judgement.further))  # type: ignore[union-attr]
+            lines.append(f"  {name}: {figures}  {trial.candidate.label}")
     beaten = [name for name, better in result.beats.items() if not better]
     if beaten:
         lines.append(f"no merge that was tried beats {' or '.join(beaten)}: consider that in its place.")

@@ -171,6 +171,22 @@ def test_what_says_that_weights_multiply_adds_as_much_more(name, case, factor):
     np.testing.assert_allclose(more - base, factor * (one - base), rtol=1e-3, atol=1e-5 * max(size, 1e-3))
 
 
+@quick
+@given(cases(positive=True), st.floats(0.2, 4))
+@pytest.mark.parametrize(
+    "name",
+    [name for name, one in find_methods().items() if getattr(one, "weights_share", False) and not getattr(one, "statistics", ())],
+)
+def test_what_says_that_weights_are_shares_merges_the_same_with_twice_of_all(name, case, factor):
+    base, experts, weights = case
+    names = [f"expert{index}" for index in range(len(experts))]
+    method = get_method(name)
+    blocks = [replace(block(base, experts, [f * weight for weight in weights]), expert_names=names) for f in (1.0, factor)]
+    one, more = (run(method, made) for made in blocks)
+    size = float(max(np.abs(array).max(initial=0) for array in (base, *experts)))
+    np.testing.assert_allclose(more, one, rtol=1e-3, atol=1e-4 * max(size, 1e-3))
+
+
 SEVERAL = [name for name, one in find_methods().items() if not hasattr(one, "expert_count") and name != "passthrough"]
 
 
