@@ -17,6 +17,8 @@ from asrmerge.search.hypothesis_cache import HypothesisCache, merge_hash
 from asrmerge.search.outcome import Asked, Outcome
 from asrmerge.search.racing import Totals
 
+_AT_ONCE = 4  # candidates that are decoded beside each other, whatever the number of workers
+
 
 class Hearing(Protocol):
     """What makes the transcripts: a ``CandidateEvaluator``."""
@@ -65,16 +67,21 @@ class Listener:
         """
         missing = [(candidate, look) for candidate, look in asked if not self._is_known(candidate, look)]
         errors: dict[str, str] = {}
-        for (candidate, look), found in zip(missing, self._evaluator.transcribe(missing) if missing else [], strict=True):
-            if isinstance(found, CandidateError):
-                errors[merge_hash(candidate)] = str(found)
-                continue
-            for domain, texts in found.items():
-                block = self._plan.block(domain, look)
-                if block:
-                    by_name = {one.identifier: text for one, text in zip(block, texts, strict=True)}
-                    self._cache.add(merge_hash(candidate), domain, by_name)
+        # A few at a time: a kill loses no more than what is under way.
+        for part in (missing[start : start + _AT_ONCE] for start in range(0, len(missing), _AT_ONCE)):
+            for (candidate, look), found in zip(part, self._evaluator.transcribe(part), strict=True):
+                if isinstance(found, CandidateError):
+                    errors[merge_hash(candidate)] = str(found)
+                else:
+                    self._keep(candidate, look, found)
         return [self._outcome(merge_hash(candidate), look, errors) for candidate, look in asked]
+
+    def _keep(self, candidate: Candidate, look: int, found: Texts) -> None:
+        for domain, texts in found.items():
+            block = self._plan.block(domain, look)
+            if block:
+                by_name = {one.identifier: text for one, text in zip(block, texts, strict=True)}
+                self._cache.add(merge_hash(candidate), domain, by_name)
 
     def _is_known(self, candidate: Candidate, look: int) -> bool:
         merge = merge_hash(candidate)

@@ -83,7 +83,7 @@ class _Course:
         for space in spaces:
             self._design(space, 3 * len(space.numeric) + 4)
         wave = self._choose(spaces, options.candidates)
-        finalists = self._race.run([*self._fixed, *wave], (8, 5, 3), references=self._references)
+        finalists = self._race.run([*wave, *self._fixed], (8, 5, 3), references=self._references)
         for number in range(options.refinements):
             if not finalists or not session.affords(candidates=1, utterances=session.plan.size(0)):
                 break
