@@ -144,6 +144,22 @@ def test_the_second_run_does_nothing_again(project: Project, finished: tuple[Pat
     assert os.times().children_user - began < 15, "nothing but looking was to be done"
 
 
+def test_a_run_may_race_its_candidates(project: Project, finished: tuple[Path, str], tmp_path: Path) -> None:
+    """With the search's own defaults: its history in the report, and no λ curve, which nobody evaluated."""
+    folder = project.folder / "runs" / "raced"
+    shutil.copytree(finished[0], folder)
+    search = {"methods": ["task_arithmetic", "ties"], "constraints": ["general.wer <= 1.5 * base"]}
+    result = asrmerge("run", project.config(folder, joint=True, search=search))
+    assert result.returncode == 0, result.stderr
+    trials = json.loads((folder / "search" / "trials.json").read_text())
+    assert trials["strategy"]["name"] == "auto" and trials["curve"] == [] and trials["watched"] == ["general"]
+    assert trials["trials"][trials["best"]]["complete"]
+    report = (folder / "report.html").read_text()
+    assert "chart history" in report and "chart curve" not in report
+    recipe = Recipe.read(folder / "merged" / "merge_recipe.yaml")
+    assert recipe.method == trials["trials"][trials["best"]]["method"]
+
+
 def test_more_trials_go_on_from_the_same_search_with_the_same_experts(project: Project, finished: tuple[Path, str]) -> None:
     folder = project.folder / "runs" / "further"
     shutil.copytree(finished[0], folder)
