@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from spoken_world import COUNT, NAMES, SpokenWorld, search, truth
 
+from asrmerge.errors import SearchError
 from asrmerge.search.result import SearchResult
 
 OPTIMUM = 0.12
@@ -88,6 +89,14 @@ def test_a_candidate_that_fails_is_a_failed_trial(tmp_path: Path) -> None:
     failed = [trial for trial in result.trials if trial.error]
     assert [trial.candidate.label for trial in failed] == ["expert medical"] and failed[0].error == "the weights hold NaN"
     assert result.best.candidate.method == "iso_c"
+
+
+def test_a_limit_relative_to_what_failed_ends_the_search(tmp_path: Path) -> None:
+    world = SpokenWorld(domains=(*NAMES, "general"), failing=["base"])
+    with pytest.raises(
+        SearchError, match="base could not be evaluated, so what is relative to it has no limit: the weights hold NaN"
+    ):
+        search(world, tmp_path / "journal.log", constraints=["general.wer <= 0.9 * base"])
 
 
 def test_seeds_give_other_courses(found: SearchResult, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pydantic import Field
 from scipy import stats
 
+from asrmerge.errors import SearchError
 from asrmerge.search.candidate import Candidate, fixed_candidates
 from asrmerge.search.loss_model import LossModel
 from asrmerge.search.objective import Judgement
@@ -79,6 +80,9 @@ class _Course:
     def run(self) -> None:
         session, options = self._session, self._options
         session.hear(self._fixed, 1)
+        for one in self._references:
+            if (error := session.error_of(one)) is not None:
+                raise SearchError(f"{one.label} could not be evaluated, so what is relative to it has no limit: {error}")
         spaces = self._look_at_curves()
         for space in spaces:
             self._design(space, 3 * len(space.numeric) + 4)
