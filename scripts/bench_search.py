@@ -32,13 +32,14 @@ from asrmerge.pipeline.data import GENERAL, content_key, prepare_data
 from asrmerge.progress import ProgressView
 from asrmerge.report.svg import Scale, drawing, line, marker, path, text, tick_text, ticks
 from asrmerge.search.blocks import ALL_AT_ONCE, GROWING, plan_audio
-from asrmerge.search.candidate import Candidate, CandidateError
+from asrmerge.search.candidate import Candidate, CandidateError, scaled_sum
 from asrmerge.search.evaluator import CandidateEvaluator
 from asrmerge.search.hypothesis_cache import HypothesisCache
 from asrmerge.search.listening import Listener
 from asrmerge.search.outcome import pooled
 from asrmerge.search.planning import plan_search
 from asrmerge.search.result import SearchResult
+from asrmerge.search.scoring import one_thread
 from asrmerge.search.study import run_search
 from asrmerge.search_settings import SearchSettings
 
@@ -56,7 +57,11 @@ def main() -> None:
     arguments = _arguments()
     try:
         with ProgressView(Console(stderr=True)) as view:
-            rows = Bench(arguments, view).run()
+            bench = Bench(arguments, view)
+            if arguments.apply:
+                print(bench.apply())
+                return
+            rows = bench.run()
     except AsrmergeError as error:
         sys.exit(f"bench_search: {error}")
     print(_table(rows))
@@ -102,6 +107,32 @@ class Bench:
         write_json(self.folder / "rows.json", rows)
         write_text(self.folder / "curves.svg", _chart(rows))
         return rows
+
+    def apply(self) -> str:
+        """What merging a candidate into the live model costs, beside evaluating it on 100 utterances; one process."""
+        pooled_audio = [one for name in self.targets for one in self.data[name].validation][::4][:100]
+        plan = plan_audio({"all": pooled_audio}, fractions=ALL_AT_ONCE)
+        lines = []
+        with CandidateEvaluator(self.base, self.experts, plan, precision=self.config.arithmetic) as evaluate, one_thread():
+            scorer = evaluate._pool._scorer  # type: ignore[union-attr]
+            for method in self.arguments.methods:
+                candidates = [
+                    scaled_sum(f"{method} {index}", dict.fromkeys(self.experts, 0.2 + 0.05 * index), method=method)
+                    for index in range(6)
+                ]
+                scorer._apply(candidates[0])  # what a method computes once
+                merging, decoding = [], []
+                for one in candidates[1:]:
+                    began = time.process_time()
+                    scorer._apply(one)
+                    merging.append(time.process_time() - began)
+                    began = time.process_time()
+                    evaluate.transcribe([(one, 0)])
+                    decoding.append(time.process_time() - began)
+                share = statistics.median(a / b for a, b in zip(merging, decoding, strict=True))
+                cost = f"{1000 * statistics.median(merging):.0f} ms to merge, {statistics.median(decoding):.2f} s to decode"
+                lines.append(f"{method}: {cost} {plan.total} utterances: {100 * share:.1f} %")
+        return "\n".join(lines)
 
     def _search(self, name: str, seed: int, listener: Listener, evaluate: CandidateEvaluator) -> dict[str, Any]:
         methods = [self.arguments.cmaes_method] if name == "cmaes" else self.arguments.methods
@@ -233,6 +264,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=100, help="candidates of a plain strategy, those of every search included")
     parser.add_argument("--methods", nargs="+", default=["task_arithmetic", "iso_c"])
     parser.add_argument("--cmaes-method", default="task_arithmetic")
+    parser.add_argument("--apply", action="store_true", help="only time how long merging a candidate takes")
     parser.add_argument("--watch", action="store_true", help="hear general speech, too, as a search with a constraint would")
     return parser.parse_args()
 

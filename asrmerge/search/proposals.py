@@ -157,6 +157,7 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            warnings.simplefilter("ignore", FutureWarning)  # deprecations, which the versions that we accept bound
             yield
     finally:
         optuna.logging.set_verbosity(verbosity)

@@ -93,9 +93,7 @@ def test_a_candidate_that_fails_is_a_failed_trial(tmp_path: Path) -> None:
 
 def test_a_limit_relative_to_what_failed_ends_the_search(tmp_path: Path) -> None:
     world = SpokenWorld(domains=(*NAMES, "general"), failing=["base"])
-    with pytest.raises(
-        SearchError, match="base could not be evaluated, so what is relative to it has no limit: the weights hold NaN"
-    ):
+    with pytest.raises(SearchError, match=r"base could not be evaluated, so what is relative to it.*: the weights hold NaN"):
         search(world, tmp_path / "journal.log", constraints=["general.wer <= 0.9 * base"])
 
 

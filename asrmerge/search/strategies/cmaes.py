@@ -6,7 +6,7 @@ import optuna
 from pydantic import Field
 
 from asrmerge.search.session import Session
-from asrmerge.search.space import Space, distributions
+from asrmerge.search.space import Space
 from asrmerge.search.strategies._optuna import need_dimensions, need_numbers, sample
 from asrmerge.search.strategies._proposing import propose_until_spent
 from asrmerge.validation import Section
@@ -33,14 +33,13 @@ class Cmaes:
     def run(self, session: Session, options: CmaesOptions) -> None:
         """Until the budget is spent."""
         [space] = session.space.methods
-        ranges = distributions(space)
         middle = {f"{space.method}.{one.name}": one.at(0.5) for one in space.dimensions}
-        # Optuna sees bounded numbers scaled to 0..1 only where all are equally wide, so sigma is given in their own units.
-        widest = min(getattr(one, "high", 1.0) - getattr(one, "low", 0.0) for one in ranges.values())
+        # Optuna scales every range to 0..1, and takes 1/6 by itself; to say a step size is deprecated there.
+        sigma = None if options.sigma == CmaesOptions().sigma else options.sigma
 
         def make(seed: int) -> optuna.samplers.BaseSampler:
             return optuna.samplers.CmaEsSampler(
-                x0=middle, sigma0=options.sigma * widest, seed=seed, popsize=options.population, n_startup_trials=1
+                x0=middle, sigma0=sigma, seed=seed, popsize=options.population, n_startup_trials=1
             )
 
         # What others have chosen would fill a generation that the sampler has not asked for.
