@@ -40,6 +40,14 @@ class ObjectiveSettings(Section):
     term_weight: float = Field(default=0.0, ge=0.0, le=1.0, description="of the share of terms missed, beside the WER")
     sharpness: float = Field(default=50.0, gt=0.0, description="s of the smooth maximum")
 
+    @property
+    def title(self) -> str:
+        """What it is called in charts and tables."""
+        rate = "WER relative to the experts'" if self.relative else "WER"
+        terms = f" with terms missed ({self.term_weight:g})" if self.term_weight else ""
+        average = {"macro": "macro-average", "worst": "worst domain's", "weighted": "traffic-weighted"}[self.kind]
+        return f"{average} {rate}{terms}"
+
     @model_validator(mode="before")
     @classmethod
     def _from_word(cls, content: Any) -> Any:
@@ -68,11 +76,20 @@ class SearchSettings(Section):
     maximum_coefficient: float | None = Field(default=None, gt=0, description="of every weight; the methods' own if not given")
     objective: ObjectiveSettings = ObjectiveSettings()
     further_objectives: tuple[ObjectiveSettings, ...] = ()
+    pick: str | None = Field(
+        default=None, pattern=r"^(knee|front-[1-9]\d*)$", description="of several objectives, the front's point that is merged"
+    )
     constraints: tuple[str, ...] = ()
     budget: Budget = Budget()
     trials: int | None = Field(default=None, ge=0, description="candidates after those that every search without races evaluates")
     curve: tuple[float, ...] = Field(default=(0.2, 0.4, 0.6, 0.8, 1.0), description="λ that a search without races evaluates")
     soup: bool = Field(default=True, description="whether such a search evaluates the greedy soup")
+
+    @model_validator(mode="after")
+    def _front_to_pick_from(self) -> SearchSettings:
+        if self.pick is not None and not self.further_objectives:
+            raise ValueError("'pick' names a point of a front, and there is none: give 'further_objectives'")
+        return self
 
     @property
     def method_names(self) -> tuple[str, ...]:

@@ -79,7 +79,6 @@ def search(
     from asrmerge.progress import ProgressView
     from asrmerge.recognizers.computing import fast_precision
     from asrmerge.recognizers.transcriber import find_device
-    from asrmerge.search.front import pick
     from asrmerge.search.planning import plan_search
     from asrmerge.search_settings import SearchSettings
     from asrmerge.settings_file import read_settings
@@ -96,6 +95,7 @@ def search(
         "strategy": strategy,
         "objective": objective,
         "constraints": constraints,
+        "pick": point,
         "budget": {**given.get("budget", {}), **{name: value for name, value in budget.items() if value is not None}} or None,
     }
     given |= {name: value for name, value in changes.items() if value}
@@ -135,12 +135,13 @@ def search(
             device=chosen,
             language=language,
         )
-        result = search_to_folder(job, plan, folder, view, storage)
+        result = search_to_folder(job, plan, folder, view, storage, point=settings.pick)
         if merge:
-            chosen_trial = result.best if point is None else pick(result, point)
-            recipe = chosen_trial.candidate.recipe(base=base, models=read_pairs("--expert", experts), statistics=found)
+            recipe = result.chosen.candidate.recipe(base=base, models=read_pairs("--expert", experts), statistics=found)
             merge_to_folder(recipe, folder / "merged")
     typer.echo(describe(result))
+    if result.objective.further:
+        typer.echo(f"front         {folder / 'front.svg'}")
     typer.echo(f"trials        {folder / 'trials.json'}\nbest recipe   {folder / 'best.yaml'}")
     if merge:
         typer.echo(f"merged model  {folder / 'merged'}")
@@ -164,7 +165,8 @@ def describe(result: SearchResult) -> str:
     if result.objective.further:
         for name, trial in front_of(result).items():
             figures = ", ".join(f"{100 * value:.2f}" for value in (trial.objective or 0.0, *trial.judgement.further))  # type: ignore[union-attr]
-            lines.append(f"  {name}: {figures}  {trial.candidate.label}")
+            picked = ", picked" if trial.number == result.picked else ""
+            lines.append(f"  {name}: {figures}  {trial.candidate.label}{picked}")
     beaten = [name for name, better in result.beats.items() if not better]
     if beaten:
         lines.append(f"no merge that was tried beats {' or '.join(beaten)}: consider that in its place.")

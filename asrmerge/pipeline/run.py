@@ -90,7 +90,7 @@ def run_pipeline(
     search = _search(config, data, base, experts, hashes, statistics, folder / "search", stages, view)
     uniform = next(candidate for candidate in fixed_candidates(list(experts), ()) if candidate.kind == "uniform")
     models = {BASE: base, **experts} | ({JOINT: trained[JOINT]} if JOINT in trained else {})
-    for name, candidate in ((UNIFORM, uniform), (MERGED, search.best.candidate)):
+    for name, candidate in ((UNIFORM, uniform), (MERGED, search.chosen.candidate)):
         models[name] = str(_merge(candidate, config.base, experts, statistics, hashes, folder / name, stages))
     # Each model is hashed once in a run: of large ones, that is minutes.
     hashes |= {name: Checkpoint.open(source).hash() for name, source in models.items() if name not in hashes}
@@ -198,10 +198,10 @@ def _search(
         "device": config.device,
         "precision": config.arithmetic,
     }
-    # A larger budget goes on from the same history; anything else is another search.
+    # A larger budget, or another point of the front, goes on from the same history; anything else is another search.
     key |= {"statistics": {name: statistics_hash(Path(place)) for name, place in statistics.items()}} if statistics else {}
-    key |= {"seed": config.seed, "search": config.search.model_dump(mode="json", exclude={"trials", "budget"})}
-    inputs: dict[str, Any] = {**key, "budget": plan.budget.model_dump(mode="json")}
+    key |= {"seed": config.seed, "search": config.search.model_dump(mode="json", exclude={"trials", "budget", "pick"})}
+    inputs: dict[str, Any] = {**key, "budget": plan.budget.model_dump(mode="json"), "pick": config.search.pick}
     output = folder / "trials.json"
     job = SearchJob(
         base=base,
@@ -220,7 +220,7 @@ def _search(
         if not stages.is_done("search-key", key, []):
             (folder / "journal.log").unlink(missing_ok=True)
             stages.finish("search-key", key)
-        search_to_folder(job, plan, folder, view, hashes=hashes)
+        search_to_folder(job, plan, folder, view, hashes=hashes, point=config.search.pick)
 
     stages.run("search", inputs, [output], work)
     return SearchResult.read(output)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from asrmerge import __version__
@@ -22,10 +22,14 @@ from asrmerge.pipeline.search_statistics import statistics_hash
 from asrmerge.pipeline.suite_sets import domain_terms
 from asrmerge.progress import ProgressView
 from asrmerge.recognizers import Precision
+from asrmerge.report.front_chart import front_chart
+from asrmerge.report.search_history import search_history
+from asrmerge.report.standalone import standalone_svg
 from asrmerge.search.blocks import ALL_AT_ONCE, GROWING, plan_audio
 from asrmerge.search.budget import Spent
 from asrmerge.search.candidate import CandidateError, statistics_of
 from asrmerge.search.evaluator import CandidateEvaluator
+from asrmerge.search.front import pick
 from asrmerge.search.hypothesis_cache import HypothesisCache
 from asrmerge.search.listening import Listener
 from asrmerge.search.outcome import Asked
@@ -34,6 +38,8 @@ from asrmerge.search.session import Leader
 from asrmerge.search.study import Plan, run_search
 from asrmerge.speech.manifest import Utterance
 from asrmerge.validation import suggest
+
+FRONT_WIDTH = 760.0  # pixels
 
 logger = logging.getLogger(__name__)
 
@@ -120,15 +126,20 @@ def search_to_folder(
     storage: str | None = None,
     *,
     hashes: Mapping[str, str] | None = None,
+    point: str | None = None,
 ) -> SearchResult:
     """Search, with everything of it in a folder: ``trials.json``, the journal, the transcripts, and at any moment ``best.yaml``.
+
+    Of several objectives, ``front.svg`` draws the front.
 
     Args:
         storage: a database's URL; a journal in ``folder`` by default.
         hashes: of the models' weights, by ``base`` and expert, where they are known.
+        point: of several objectives, the front's point that is chosen.
 
     Raises:
         AsrmergeError: as :func:`search_models`; before any work, for models that do not fit together.
+        ConfigError: the front has no such point; all files but those of the choice are written then.
     """
     _check_statistics(job, plan)
     sources = {"base": job.base, **job.experts}
@@ -171,7 +182,13 @@ def search_to_folder(
         on_spent=on_spent,
     )
     result.write(folder / "trials.json")
-    best = result.best.candidate.recipe(base=job.base, models=job.experts, statistics=job.statistics)
+    if result.objective.further:
+        write_text(folder / "front.svg", standalone_svg(front_chart(search_history(result), FRONT_WIDTH)))
+    if point is not None:
+        result = replace(result, picked=pick(result, point).number)
+        result.write(folder / "trials.json")
+        write_text(folder / "front.svg", standalone_svg(front_chart(search_history(result), FRONT_WIDTH)))
+    best = result.chosen.candidate.recipe(base=job.base, models=job.experts, statistics=job.statistics)
     write_text(folder / "best.yaml", best.to_yaml())
     return result
 

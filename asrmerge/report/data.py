@@ -50,7 +50,11 @@ class ReportModel:
 
 @dataclass(frozen=True)
 class SearchTrial:
-    """One candidate on validation audio: a weight per expert, a word error rate per domain, and the figure that is minimised."""
+    """One candidate on validation audio: a weight per expert, a word error rate per domain, and the figure that is minimised.
+
+    ``further`` are the other figures that are minimised; of a candidate that is not ``complete``, which was dropped before it had
+    heard all of the audio, the figures are expectations.
+    """
 
     number: int
     label: str
@@ -58,6 +62,8 @@ class SearchTrial:
     wer: Mapping[str, float]
     objective: float
     feasible: bool = True
+    complete: bool = True
+    further: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,8 @@ class SearchHistory:
 
     ``chosen`` is a trial's number, ``references`` are objectives on the same validation audio to compare with (base, uniform
     average, best expert), ``constraints`` are formulas as the user wrote them, ``failed`` counts candidates without a result.
+    ``objectives`` are the names of all that is minimised; of several, ``front`` gives the numbers of the trials that no other
+    beats in all, by their names.
     """
 
     trials: tuple[SearchTrial, ...]
@@ -82,8 +90,9 @@ class SearchHistory:
     curve: tuple[CurvePoint, ...] = ()
     references: Mapping[str, float] = field(default_factory=dict)
     constraints: tuple[str, ...] = ()
-    objective: str = "macro-average WER"
+    objectives: tuple[str, ...] = ("macro-average WER",)
     failed: int = 0
+    front: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from asrmerge.report.charts import legend_mark, mark_role, wer_chart
 from asrmerge.report.data import DataSet, ReportData, title_of
 from asrmerge.report.digests import digests
 from asrmerge.report.forest import Difference, differences, forest_chart, usual
+from asrmerge.report.front_chart import front_chart
 from asrmerge.report.metric_tables import figure_tables
 from asrmerge.report.numbers import percent, points, probability
 from asrmerge.report.packing import browser_data
@@ -104,6 +105,8 @@ def _charts(data: ReportData, found: Sequence[Difference]) -> dict[str, Markup]:
         charts["history"] = _both(history_chart(search, HALF), history_chart(search, NARROW))
     if search is not None and len(search.curve) > 1:
         charts["curve"] = _both(curve_chart(data, search.curve, HALF), curve_chart(data, search.curve, NARROW))
+    if search is not None and search.front:
+        charts["front"] = _both(front_chart(search, HALF), front_chart(search, NARROW))
     weights = _weights(data)
     if weights:
         charts["weights"] = _both(weights_chart(weights, HALF), weights_chart(weights, NARROW))

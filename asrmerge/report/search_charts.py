@@ -68,7 +68,8 @@ def _best_so_far(trials: Sequence[SearchTrial]) -> list[float | None]:
     def better(best: float | None, value: float | None) -> float | None:
         return value if best is None else best if value is None else min(best, value)
 
-    return list(accumulate((trial.objective if trial.feasible else None for trial in trials), better))
+    counting = (trial.objective if trial.feasible and trial.complete else None for trial in trials)
+    return list(accumulate(counting, better))
 
 
 def _stair(steps: list[tuple[int, float]], count: int, x: Scale, y: Scale) -> list[tuple[float, float]]:
@@ -86,12 +87,22 @@ def _stair(steps: list[tuple[int, float]], count: int, x: Scale, y: Scale) -> li
 def _trial(trial: SearchTrial, index: int, x: Scale, y: Scale, chosen: bool) -> Markup:
     value = 100 * trial.objective
     beyond = value > y.high
-    weights = ", ".join(f"{name} {weight:.2f}" for name, weight in trial.weights.items())
-    state = "" if trial.feasible else ", breaks a constraint"
-    tip = f"{trial.number} {trial.label}: {percent(trial.objective)} %{state} ({weights})"
-    class_ = "mark role-merged" if chosen else "mark trial" if trial.feasible else "mark trial infeasible"
+    tip = f"{trial.number} {trial.label}: {percent(trial.objective)} %{trial_state(trial)}"
+    class_ = "mark role-merged" if chosen else trial_class(trial)
     shape: Shape = "diamond" if chosen else "triangle" if beyond else "circle" if trial.feasible else "ring"
     return marker(x(index), y(min(value, y.high)) + (5 if beyond else 0), shape, 12 if chosen else 6.5, class_, tip)
+
+
+def trial_class(trial: SearchTrial) -> str:
+    """How a candidate's mark looks."""
+    return f"mark trial{'' if trial.feasible else ' infeasible'}{'' if trial.complete else ' dropped'}"
+
+
+def trial_state(trial: SearchTrial) -> str:
+    """What a candidate's tip says after its figures."""
+    weights = ", ".join(f"{name} {weight:.2f}" for name, weight in trial.weights.items())
+    broken = "" if trial.feasible else ", breaks a constraint"
+    return f"{broken}{'' if trial.complete else ', dropped early: expected'} ({weights})"
 
 
 def curve_chart(data: ReportData, curve: Sequence[CurvePoint], width: float) -> Markup:

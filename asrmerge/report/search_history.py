@@ -14,16 +14,21 @@ if TYPE_CHECKING:  # the search brings torch with it, which a report has no othe
 
 
 def search_history(result: SearchResult, chosen: int | None = None) -> SearchHistory:
-    """The history of ``result``; ``chosen`` is the number of the trial that was merged, the best unless given."""
+    """The history of ``result``; ``chosen`` is the number of the trial that was merged, what the search chose unless given."""
+    from asrmerge.search.front import front_of
+
+    objective = result.objective
     shown = {trial.number: found for trial in result.trials if (found := _trial(trial)) is not None}
     curve = [(point.scale, shown[point.trial]) for point in result.curve if point.trial in shown]
     return SearchHistory(
         trials=tuple(shown.values()),
-        chosen=result.best.number if chosen is None else chosen,
+        chosen=result.chosen.number if chosen is None else chosen,
         curve=tuple(CurvePoint(scale, trial.wer, trial.objective) for scale, trial in curve),
         references=_references(result),
-        constraints=tuple(constraint.text for constraint in result.objective.constraints),
+        constraints=tuple(constraint.text for constraint in objective.constraints),
+        objectives=tuple(one.title for one in (objective.settings, *objective.further)),
         failed=len(result.trials) - len(shown),
+        front={name: trial.number for name, trial in front_of(result).items()} if objective.further else {},
     )
 
 
@@ -37,6 +42,8 @@ def _trial(trial: Trial) -> SearchTrial | None:
         wer={domain: counts.wer for domain, counts in trial.counts.items()},
         objective=trial.objective,
         feasible=trial.feasible,
+        complete=trial.complete,
+        further=() if trial.judgement is None else trial.judgement.further,
     )
 
 

@@ -125,6 +125,7 @@ class SearchResult:
         confirmed: the best against what it was measured with, on the same audio.
         ranking: how well the teacher-forced loss ranked candidates by their word errors, where a strategy used it.
         optimism: how much better the best is expected to look on the audio that chose it.
+        picked: number of the trial that the user picked from a front.
     """
 
     experts: tuple[str, ...]
@@ -138,6 +139,12 @@ class SearchResult:
     confirmed: tuple[Confirmation, ...] = ()
     ranking: LossRanking | None = None
     optimism: ExpectedOptimism | None = None
+    picked: int | None = None
+
+    @property
+    def chosen(self) -> Trial:
+        """What is merged: the point of the front that was picked, else the best."""
+        return self.best if self.picked is None else self.trials[self.picked]
 
     @property
     def best(self) -> Trial:
@@ -177,6 +184,7 @@ class SearchResult:
             "seed": self.seed,
             "space": dict(self.space),
             "best": self.best.number,
+            "picked": self.picked,
             "feasible": self.best.feasible,
             "beats": self.beats,
             "best_so_far": list(self.best_so_far),
@@ -211,6 +219,7 @@ class SearchResult:
             confirmed=tuple(Confirmation(**one) for one in content["confirmed"]),
             ranking=None if ranking is None else LossRanking(**ranking),
             optimism=None if optimism is None else ExpectedOptimism(**optimism),
+            picked=content["picked"],
         )
 
     def write(self, path: Path) -> None:

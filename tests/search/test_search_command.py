@@ -155,3 +155,31 @@ def test_the_storage_of_another_search_is_refused(command, folder, tmp_path):
         *given(folder, tmp_path / "out", "--strategy", "random", "--candidates", "6", "--seed", "1", "--no-merge")
     )
     assert code == 2 and "other seed" in err and "give another folder" in err
+
+
+def test_a_point_of_the_front_is_picked_by_name(command, folder, tmp_path):
+    output, config = tmp_path / "out", tmp_path / "front.yaml"
+    config.write_text(
+        "strategy: nsga2\nmethods: [task_arithmetic]\nbudget: {candidates: 8}\n"
+        "further_objectives:\n  - {kind: weighted, traffic: {legal: 1}}\n"
+    )
+    code, out, err = command(*given(folder, output, "--config", config))
+    assert code == 0, err
+    assert f"front         {output / 'front.svg'}" in out and "front-1: " in out
+    decoded = [line for line in out.splitlines() if line.startswith("decoded ")]
+    drawn = (output / "front.svg").read_text()
+    assert "front-1" in drawn and "traffic-weighted WER, %" in drawn
+    code, out, err = command(*given(folder, output, "--config", config, "--pick", "knee"))
+    assert code == 0, err
+    trials = json.loads((output / "trials.json").read_text())
+    picked = trials["trials"][trials["picked"]]
+    assert decoded[0] in out and f"{picked['label']}, picked" in out
+    assert {one.name: one.weight for one in Recipe.read(output / "best.yaml").experts} == picked["weights"]
+    for more, message in [
+        (("--pick", "front-99"), "the front has no point 'front-99'"),
+        (("--pick", "middle"), "pick"),
+    ]:
+        code, _, err = command(*given(folder, output, "--config", config, *more))
+        assert code == 2 and message in err.replace("\n", " ")
+    code, _, err = command(*given(folder, tmp_path / "other", "--pick", "knee"))
+    assert code == 2 and "give 'further_objectives'" in err
