@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from spoken_world import COUNT, NAMES, SpokenWorld, search, truth
 
-from asrmerge.errors import SearchError
+from asrmerge.errors import ConfigError, SearchError
 from asrmerge.search.result import SearchResult
 
 OPTIMUM = 0.12
@@ -101,3 +101,18 @@ def test_seeds_give_other_courses(found: SearchResult, tmp_path: Path) -> None:
     other = search(SpokenWorld(), tmp_path / "journal.log", seed=1)
     assert [trial.candidate.key() for trial in other.trials] != [trial.candidate.key() for trial in found.trials]
     assert truth(other.best.candidate) < OPTIMUM + 0.02
+
+
+def test_a_budget_for_one_alone_goes_to_the_best_of_the_first_block(tmp_path):
+    result = search(SpokenWorld(), tmp_path / "a.log", budget={"utterances": 370})
+    assert [trial.candidate.label for trial in result.trials if trial.complete] == ["uniform average"]
+    assert result.best.candidate.label == "uniform average" and result.spent.utterances == 360
+
+
+@pytest.mark.parametrize(("constraints", "needed"), [((), 360), (("legal.wer <= 2 * base",), 570)])
+def test_a_budget_that_no_merge_can_use_is_refused(tmp_path, constraints, needed):
+    world = SpokenWorld()
+    with pytest.raises(ConfigError, match=f"no merge could hear all of the validation audio: give at least {needed}"):
+        search(world, tmp_path / "a.log", budget={"utterances": needed - 1}, constraints=constraints)
+    assert not world.asked
+    assert search(world, tmp_path / "b.log", budget={"utterances": needed}, constraints=constraints).best.complete

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pydantic import Field
 from scipy import stats
 
-from asrmerge.errors import SearchError
+from asrmerge.errors import ConfigError, SearchError
 from asrmerge.search.candidate import Candidate, fixed_candidates
 from asrmerge.search.loss_model import LossModel
 from asrmerge.search.objective import Judgement
@@ -79,6 +79,7 @@ class _Course:
 
     def run(self) -> None:
         session, options = self._session, self._options
+        self._check_budget()
         session.hear(self._fixed, 1)
         for one in self._references:
             if (error := session.error_of(one)) is not None:
@@ -87,7 +88,10 @@ class _Course:
         for space in spaces:
             self._design(space, 3 * len(space.numeric) + 4)
         wave = self._choose(spaces, options.candidates)
-        finalists = self._race.run([*wave, *self._fixed], (8, 5, 3), references=self._references)
+        # Where the budget lets only the first go on, that must be the best of the fixed ones.
+        sound = [one for one in self._fixed if session.error_of(one) is None]
+        fixed = [*(one.candidate for one in self._race.standings(sound, 1)), *self._fixed]
+        finalists = self._race.run([*wave, *fixed], (8, 5, 3), references=self._references)
         for number in range(options.refinements):
             if not finalists or not session.affords(candidates=1, utterances=session.plan.size(0)):
                 break
@@ -103,6 +107,16 @@ class _Course:
         for one in {one.key(): one for one in (*self._references, *finalists)}.values():
             session.finish(one, point=self._point(one))
         session.ranking = self._ranking()
+
+    def _check_budget(self) -> None:
+        plan, given = self._session.plan, self._session.budget.utterances
+        rest = plan.total - plan.size(0)
+        needed = plan.size(0) * len(self._fixed) + rest * (len(self._references) + 1)
+        if given is not None and given < needed:
+            raise ConfigError(
+                f"with a budget of {given} utterances no merge could hear all of the validation audio: give at least {needed}, "
+                f"or leave the budget out ({10 * plan.total} then)."
+            )
 
     def _look_at_curves(self) -> list[MethodSpace]:
         """The methods that promise most with equal weights."""
