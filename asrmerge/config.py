@@ -94,6 +94,7 @@ class RunConfig(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     cache: str = "~/.cache/asrmerge"
     workers: Annotated[int, Field(ge=1)] = 2
+    ray: str | None = Field(default=None, description="address of a Ray cluster that evaluates the search's candidates")
     device: str = Field(default="cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$")
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
 

@@ -61,6 +61,10 @@ def search(
     normalizer: Annotated[str, typer.Option(help="whisper, basic, none, a chain such as nfkc+lowercase, …")] = "whisper",
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one per processor.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Address of a Ray cluster that evaluates the candidates, host:port or auto (asrmerge[ray])."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     language: Annotated[str | None, typer.Option(help="What is spoken, for multilingual Whisper.")] = None,
@@ -130,7 +134,8 @@ def search(
             normalizer=normalizer,
             terms=known_terms,
             statistics=found,
-            workers=workers or (processor_count() if chosen == "cpu" else 1),
+            workers=workers or (None if ray is not None else processor_count() if chosen == "cpu" else 1),
+            ray=ray,
             precision=fast_precision(chosen) if precision == "auto" else precision,  # type: ignore[arg-type]
             device=chosen,
             language=language,

@@ -210,7 +210,8 @@ def _search(
         normalizer=config.evaluation.normalizer,
         terms=terms,
         statistics=statistics,
-        workers=config.workers,
+        workers=config.workers if config.ray is None else None,
+        ray=config.ray,
         precision=config.arithmetic,
         device=config.device,
     )

@@ -53,6 +53,8 @@ class SearchJob:
         validation: domain → utterances.
         terms: domain → its terms, normalised.
         statistics: expert, or ``base`` → folder of its statistics.
+        workers: processes; None for as many as a cluster has room for.
+        ray: address of a Ray cluster that evaluates the candidates.
     """
 
     base: str
@@ -61,7 +63,8 @@ class SearchJob:
     normalizer: str = "whisper"
     terms: Mapping[str, Sequence[str]] = field(default_factory=dict)
     statistics: Mapping[str, str] = field(default_factory=dict)
-    workers: int = 1
+    workers: int | None = 1
+    ray: str | None = None
     precision: Precision = "float32"
     device: str = "cpu"
     language: str | None = None
@@ -97,6 +100,7 @@ def search_models(
         audio,
         normalizer=job.normalizer,
         workers=job.workers,
+        ray=job.ray,
         precision=job.precision,
         device=job.device,
         language=job.language,

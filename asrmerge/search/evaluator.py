@@ -17,6 +17,7 @@ from asrmerge.recognizers import Precision
 from asrmerge.search.blocks import ALL_AT_ONCE, AudioPlan, plan_audio
 from asrmerge.search.candidate import Candidate, CandidateError
 from asrmerge.search.outcome import Asked
+from asrmerge.search.ray_pool import RayPool
 from asrmerge.search.scoring import Scorer, ScoringJob, make_shards, one_thread
 from asrmerge.search.workers import Task, WorkerPool
 from asrmerge.speech.manifest import Utterance
@@ -42,7 +43,8 @@ class CandidateEvaluator:
         validation: Mapping[str, Sequence[Utterance]] | AudioPlan,
         *,
         normalizer: str = "whisper",
-        workers: int = 1,
+        workers: int | None = 1,
+        ray: str | None = None,
         precision: Precision = "float32",
         device: str = "cpu",
         language: str | None = None,
@@ -54,7 +56,9 @@ class CandidateEvaluator:
             base: folder or hub id, as are the experts.
             validation: domain → utterances, or the plan by which they are heard.
             normalizer: of references and transcripts, by name.
-            workers: processes; up to one, the work is done in this process. The results are the same.
+            workers: processes; up to one, the work is done in this process. The results are the same. None stands for one or, on
+                a cluster, for as many as it has room for.
+            ray: address of a Ray cluster that does the work instead of processes of this machine.
             statistics: expert, or ``base`` → folder of its statistics, for methods that need them.
             scratch: folder on the disk that holds encoder states; the system's temporary folder by default.
 
@@ -80,9 +84,9 @@ class CandidateEvaluator:
             "batch_seconds": batch_seconds,
             "statistics": {name: str(folder) for name, folder in (statistics or {}).items()},
         }
-        self._workers = workers
+        self._workers, self._ray = workers, ray
         self._scratch = scratch
-        self._pool: WorkerPool | _InProcess | None = None
+        self._pool: WorkerPool | RayPool | _InProcess | None = None
 
     def __enter__(self) -> CandidateEvaluator:
         """Load the models, and run the encoder if once is enough.
@@ -90,17 +94,22 @@ class CandidateEvaluator:
         Raises:
             CheckpointError: a model is missing or corrupt, or the experts do not fit the base.
             AudioError: an audio file cannot be read.
-            SearchError: a worker process died.
+            SearchError: a worker process died, or the cluster cannot be used.
         """
         check_compatible([Checkpoint.open(source) for source in self._sources.values()], list(self._sources))
+        if self._ray is not None:
+            self._pool = RayPool(ScoringJob(states=None, **self._settings), self._ray, self._workers)
+            return self
         if self._scratch is not None:
             self._scratch.mkdir(parents=True, exist_ok=True)
         try:
             with tempfile.TemporaryDirectory(prefix="asrmerge-states-", dir=self._scratch) as folder:
                 job = ScoringJob(states=Path(folder), **self._settings)
-                self._pool = WorkerPool(job, min(self._workers, len(job.shards))) if self._workers > 1 else _InProcess(job)
-                if self._pool.encoder_is_shared:
-                    self._encode(self._pool, job)
+                workers = min(self._workers or 1, len(job.shards))
+                pool = WorkerPool(job, workers) if workers > 1 else _InProcess(job)
+                self._pool = pool
+                if pool.encoder_is_shared:
+                    self._encode(pool, job)
         except BaseException:
             self.close()
             raise
@@ -181,6 +190,7 @@ class CandidateEvaluator:
         [size] = pool.map([("encode", first)])
         utterances = sum(len(shard.utterances) for shard in job.shards)
         needed = size / len(job.shards[first].utterances) * utterances
+        assert job.states is not None
         if needed > _DISK_SHARE * shutil.disk_usage(job.states).free:
             return  # encoding anew for each candidate is slower, but a full disk is worse
         pool.map([("encode", index) for index in range(len(job.shards)) if index != first])

@@ -33,6 +33,7 @@ Audio = npt.NDArray[np.float32]
 
 SHARD_SECONDS = 120.0
 BASE = "base"  # in the statistics, whose the base's are
+_STATES_BYTES = 2 << 30  # of encoder states that a process keeps in its memory; beyond, they are computed again
 _BATCH_BYTES = 1 << 30  # of features that are kept for the next candidate's loss; beyond, they are computed again
 
 
@@ -78,7 +79,7 @@ class ScoringJob:
     language: str | None
     batch_seconds: float
     statistics: Mapping[str, str]  # folder of each expert's statistics, and of the base's, where methods need them
-    states: Path  # folder for encoder states, until all workers have mapped them
+    states: Path | None  # folder for encoder states, until all workers have mapped them; None keeps them in each one's memory
 
 
 class Scorer:
@@ -108,16 +109,11 @@ class Scorer:
         Raises:
             AudioError: an audio file cannot be read.
         """
-        recognizer = cast(CachingRecognizer, self._recognizer)
-        audio = self._read(shard)
-        short = [audio[index] for index in self._short(audio)]
-        if not short:
+        states = self._encoded(shard)
+        if states is None:
             return 0
-        self._live.restore()
-        self._applied = None
-        states = recognizer.encode(short, batch_seconds=self._job.batch_seconds).cpu().contiguous()
         save_file({"states": states}, self._states_file(shard))
-        return states.numel() * states.element_size()
+        return states.nbytes
 
     def map_states(self) -> None:
         """Take up what all workers have encoded: mapped, not read, so that they share the pages; the files may go then."""
@@ -126,12 +122,34 @@ class Scorer:
                 with safe_open(self._states_file(shard), framework="pt") as stored:
                     self._states[shard] = stored.get_tensor("states")
 
+    def _encoded(self, shard: int) -> Tensor | None:
+        """The base's encoder states of what fits into the window; None if nothing does."""
+        recognizer = cast(CachingRecognizer, self._recognizer)
+        audio = self._read(shard)
+        short = [audio[index] for index in self._short(audio)]
+        if not short:
+            return None
+        self._live.restore()
+        self._applied = None
+        return recognizer.encode(short, batch_seconds=self._job.batch_seconds).cpu().contiguous()
+
+    def _remember_states(self, shard: int) -> None:
+        """Where there is no folder to share, states are kept once computed, as far as memory is meant for them."""
+        if self._job.states is not None or not self.encoder_is_shared or shard in self._states:
+            return
+        if (
+            sum(states.nbytes for states in self._states.values()) < _STATES_BYTES
+            and (states := self._encoded(shard)) is not None
+        ):
+            self._states[shard] = states
+
     def transcribe(self, candidate: Candidate, shard: int) -> list[str] | CandidateError:
         """The texts of one shard, in the order of its utterances; or why the candidate can have none.
 
         Raises:
             AudioError: an audio file cannot be read.
         """
+        self._remember_states(shard)
         try:
             self._apply(candidate)
         except CandidateError as error:  # given back rather than raised: the other candidates' tasks go on
@@ -146,6 +164,7 @@ class Scorer:
         Raises:
             AudioError: an audio file cannot be read.
         """
+        self._remember_states(shard)
         try:
             self._apply(candidate)
         except CandidateError as error:
@@ -228,6 +247,7 @@ class Scorer:
         return [index for index, samples in enumerate(audio) if len(samples) <= most]
 
     def _states_file(self, shard: int) -> Path:
+        assert self._job.states is not None
         return self._job.states / f"{shard}.safetensors"
 
 

@@ -153,8 +153,7 @@ def _ending(code: int | None) -> str:
 def _serve(connection: Connection, job: ScoringJob) -> None:
     """A worker's life: load, then answer tasks until the pipe closes, as it does when the search is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the search's own one decides
-    torch.set_num_threads(1)
-    disable_progress_bar()  # transformers' own, from every worker at once
+    compute_alone()
     try:
         scorer = _answer(connection, Scorer, job)
         while scorer is not None:
@@ -165,18 +164,24 @@ def _serve(connection: Connection, job: ScoringJob) -> None:
         os._exit(0)
 
 
+def compute_alone() -> None:
+    """Set up a process of which many run beside each other, on this machine or on others."""
+    torch.set_num_threads(1)  # also, sums over several threads round differently
+    disable_progress_bar()  # transformers' own, from every worker at once
+
+
 def _answer(connection: Connection, function: Any, *arguments: Any) -> Any:
     """Send what ``function`` returns (of a scorer, whether the encoder is shared), or the error it raised."""
     try:
         value = function(*arguments)
     except Exception as error:
-        connection.send((False, _portable(error)))
+        connection.send((False, portable(error)))
         return None
     connection.send((True, value.encoder_is_shared if isinstance(value, Scorer) else value))
     return value
 
 
-def _portable(error: Exception) -> AsrmergeError:
+def portable(error: Exception) -> AsrmergeError:
     """An error that survives the way to the other process."""
     if isinstance(error, AsrmergeError):
         try:
