@@ -26,6 +26,7 @@ from asrmerge.recognizers.hearing import forward_batches
 from asrmerge.recognizers.recognizer import DifferentiableRecognizer
 from asrmerge.search.blocks import AudioPlan
 from asrmerge.search.candidate import Candidate, CandidateError
+from asrmerge.search.encoder_states import EncoderStates, module_digest
 from asrmerge.speech.audio import read_utterance
 from asrmerge.speech.manifest import Utterance
 
@@ -33,7 +34,6 @@ Audio = npt.NDArray[np.float32]
 
 SHARD_SECONDS = 120.0
 BASE = "base"  # in the statistics, whose the base's are
-_STATES_BYTES = 2 << 30  # of encoder states that a process keeps in its memory; beyond, they are computed again
 _BATCH_BYTES = 1 << 30  # of features that are kept for the next candidate's loss; beyond, they are computed again
 
 
@@ -100,6 +100,8 @@ class Scorer:
         self._applied: tuple[Any, ...] | None = None
         self._audio: dict[int, list[Audio]] = {}
         self._states: dict[int, Tensor] = {}
+        self._kept = EncoderStates()
+        self._encoder: str | None = None  # of the applied candidate
         self._batches: dict[int, list[tuple[list[int], dict[str, Tensor]]]] = {}
         self._bytes = 0
 
@@ -109,8 +111,10 @@ class Scorer:
         Raises:
             AudioError: an audio file cannot be read.
         """
-        states = self._encoded(shard)
-        if states is None:
+        self._live.restore()
+        self._applied = None
+        states = self._encode(shard)
+        if not len(states):
             return 0
         save_file({"states": states}, self._states_file(shard))
         return states.nbytes
@@ -122,26 +126,20 @@ class Scorer:
                 with safe_open(self._states_file(shard), framework="pt") as stored:
                     self._states[shard] = stored.get_tensor("states")
 
-    def _encoded(self, shard: int) -> Tensor | None:
-        """The base's encoder states of what fits into the window; None if nothing does."""
-        recognizer = cast(CachingRecognizer, self._recognizer)
+    def _encode(self, shard: int) -> Tensor:
+        """States of what fits into the window, by the encoder as it is."""
         audio = self._read(shard)
         short = [audio[index] for index in self._short(audio)]
-        if not short:
-            return None
-        self._live.restore()
-        self._applied = None
+        recognizer = cast(CachingRecognizer, self._recognizer)
         return recognizer.encode(short, batch_seconds=self._job.batch_seconds).cpu().contiguous()
 
-    def _remember_states(self, shard: int) -> None:
-        """Where there is no folder to share, states are kept once computed, as far as memory is meant for them."""
-        if self._job.states is not None or not self.encoder_is_shared or shard in self._states:
-            return
-        if (
-            sum(states.nbytes for states in self._states.values()) < _STATES_BYTES
-            and (states := self._encoded(shard)) is not None
-        ):
-            self._states[shard] = states
+    def _encoder_states(self, shard: int) -> Tensor | None:
+        """States of what fits into the window by the candidate's encoder; None where no other candidate could share them."""
+        if shard in self._states:
+            return self._states[shard]
+        if self._encoder is None:
+            return None
+        return self._kept.get(self._encoder, shard, lambda: self._encode(shard))
 
     def transcribe(self, candidate: Candidate, shard: int) -> list[str] | CandidateError:
         """The texts of one shard, in the order of its utterances; or why the candidate can have none.
@@ -149,7 +147,6 @@ class Scorer:
         Raises:
             AudioError: an audio file cannot be read.
         """
-        self._remember_states(shard)
         try:
             self._apply(candidate)
         except CandidateError as error:  # given back rather than raised: the other candidates' tasks go on
@@ -164,20 +161,20 @@ class Scorer:
         Raises:
             AudioError: an audio file cannot be read.
         """
-        self._remember_states(shard)
         try:
             self._apply(candidate)
         except CandidateError as error:
             return error
         recognizer = cast(DifferentiableRecognizer, self._recognizer)
         found = [float("nan")] * len(self._job.shards[shard].utterances)
+        states = self._encoder_states(shard)
         with torch.no_grad(), evaluating(recognizer.model), fast_linear(recognizer.model):
             for rows, batch in self._loss_batches(shard):
                 arguments: dict[str, Any] = {"batch": batch}
-                if shard in self._states:
+                if states is not None:
                     places = {index: place for place, index in enumerate(self._short(self._read(shard)))}
-                    states = self._states[shard][[places[row] for row in rows]]
-                    arguments["encoder_states"] = states.to(recognizer.model.device)
+                    own = states[[places[row] for row in rows]]
+                    arguments["encoder_states"] = own.to(recognizer.model.device)
                 logits = recognizer.logits(**arguments)
                 values = recognizer.negative_log_likelihoods(logits, batch, batch["labels"])
                 for row, value in zip(rows, values.tolist(), strict=True):
@@ -194,7 +191,7 @@ class Scorer:
         batches = []
         for part in forward_batches(recognizer, [len(audio[row]) for row in rows], self._job.batch_seconds):
             chosen = [rows[index] for index in part]
-            features = {} if shard in self._states else recognizer.features([audio[row] for row in chosen])
+            features = {} if self.encoder_is_shared else recognizer.features([audio[row] for row in chosen])
             batches.append((chosen, {**features, "labels": recognizer.labels([utterances[row].text for row in chosen])}))
         size = sum(tensor.nbytes for _, batch in batches for tensor in batch.values())
         if self._bytes + size <= _BATCH_BYTES:
@@ -217,17 +214,25 @@ class Scorer:
             if not all(bool(torch.isfinite(parameter).all()) for parameter in self._recognizer.model.parameters()):
                 raise CandidateError(f"the merged weights of '{candidate.label}' hold NaN or Inf.")
         self._applied = key
+        if self.encoder_is_shared:
+            self._encoder = BASE
+        elif candidate.groups and isinstance(self._recognizer, CachingRecognizer):
+            # Of others, weights that differ make encoders that differ.
+            self._encoder = module_digest(self._recognizer.model.get_encoder())
+        else:
+            self._encoder = None
 
     def _transcribe(self, shard: int) -> list[str]:
         audio = self._read(shard)
         seconds = self._job.batch_seconds
-        if shard not in self._states:
+        states = self._encoder_states(shard)
+        if states is None:
             return self._recognizer.transcribe(audio, batch_seconds=seconds)
         short = self._short(audio)
         long = sorted(set(range(len(audio))) - set(short))
         caching = cast(CachingRecognizer, self._recognizer)
         parts = [audio[index] for index in short]
-        cached = caching.transcribe(parts, batch_seconds=seconds, encoder_states=self._states[shard])
+        cached = caching.transcribe(parts, batch_seconds=seconds, encoder_states=states)
         texts = dict(zip(short, cached, strict=True))
         if long:
             parts = [audio[index] for index in long]
