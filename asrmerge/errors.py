@@ -25,6 +25,10 @@ class CheckpointError(AsrmergeError):
     """A checkpoint is missing, incomplete or corrupt."""
 
 
+class OutputError(AsrmergeError):
+    """What a model computes is no number."""
+
+
 class IncompatibleError(CheckpointError):
     """Checkpoints that cannot be merged with each other."""
 

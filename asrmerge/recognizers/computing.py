@@ -7,7 +7,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from asrmerge.errors import OutputError
 
 
 @contextmanager
@@ -24,6 +26,22 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
     """Autocast to bfloat16 if ``precision`` says so; else what surrounds it stays as it is."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+def best_tokens(logits: Tensor, real: Tensor | None = None) -> Tensor:
+    """The token with the highest logit, ``[…]`` of ``[…, vocabulary]``; of equal ones, one of them.
+
+    Args:
+        real: where the logits count, ``[…]``: padding may hold anything.
+
+    Raises:
+        OutputError: a logit is NaN. Else it would be the highest, and its token would be taken for what was said.
+    """
+    highest, tokens = logits.max(-1)
+    broken = torch.isnan(highest)
+    if bool((broken if real is None else broken & real).any()):
+        raise OutputError("the model's output is no number (NaN): its weights are broken, or too large for the precision.")
+    return tokens
 
 
 def fast_precision(device: str) -> Literal["float32", "bfloat16"]:

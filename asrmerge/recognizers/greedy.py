@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, WhisperForConditionalGeneration
 
+from asrmerge.recognizers.computing import best_tokens
+
 
 @dataclass(frozen=True)
 class TokenRules:
@@ -75,7 +77,7 @@ def greedy_tokens(
         logits[:, suppress] = -torch.inf
         if step == 0:
             logits[:, begin_suppress] = -torch.inf
-        token = logits.argmax(-1)
+        token = best_tokens(logits)
         chosen[step, rows] = token
         lengths[rows[~finished]] = step + 1
         finished = finished | torch.isin(token, end) | (bounds <= step + 1)

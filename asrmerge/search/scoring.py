@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from asrmerge.checkpoints import Checkpoint
-from asrmerge.errors import AsrmergeError, ConfigError
+from asrmerge.errors import AsrmergeError, ConfigError, OutputError
 from asrmerge.merging import LiveMerge
 from asrmerge.merging.statistics import ModelStatistics, load_statistics
 from asrmerge.recognizers import CachingRecognizer, Precision, Recognizer, load_recognizer
@@ -151,7 +151,10 @@ class Scorer:
             self._apply(candidate)
         except CandidateError as error:  # given back rather than raised: the other candidates' tasks go on
             return error
-        return self._transcribe(shard)
+        try:
+            return self._transcribe(shard)
+        except OutputError as error:
+            return CandidateError(f"'{candidate.label}': {error}")
 
     def losses(self, candidate: Candidate, shard: int) -> list[float] | CandidateError:
         """−log p(text | audio) in nats of every utterance of one shard under teacher forcing; or why there can be none.
@@ -177,6 +180,8 @@ class Scorer:
                     arguments["encoder_states"] = own.to(recognizer.model.device)
                 logits = recognizer.logits(**arguments)
                 values = recognizer.negative_log_likelihoods(logits, batch, batch["labels"])
+                if bool(values.isnan().any()):
+                    return CandidateError(f"the loss of '{candidate.label}' is NaN: its weights are too large.")
                 for row, value in zip(rows, values.tolist(), strict=True):
                     found[row] = value
         return found

@@ -174,7 +174,9 @@ def test_weights_that_overflow_fail_the_candidate_only(workers, ctc, validation,
     with CandidateEvaluator(*models, validation, workers=workers) as evaluator:
         with pytest.raises(CandidateError, match="'huge' hold NaN or Inf"):
             evaluator(Candidate("huge", "task_arithmetic", {"legal": 1e36, "medical": 0.5}))
-        assert evaluator(MERGE).keys() == {"legal", "medical"}
+        with pytest.raises(CandidateError, match=r"'merge': the model's output is no number \(NaN\)"):
+            evaluator(MERGE)
+        assert evaluator(Candidate("sound", "task_arithmetic", {"legal": 0.0, "medical": 0.4})).keys() == {"legal", "medical"}
 
 
 def altered(expert: Path, folder: Path, factor: float) -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_recognizers import make_models, make_utterances
 
 from asrmerge import cli
@@ -183,3 +183,31 @@ def test_a_point_of_the_front_is_picked_by_name(command, folder, tmp_path):
         assert code == 2 and message in err.replace("\n", " ")
     code, _, err = command(*given(folder, tmp_path / "other", "--pick", "knee"))
     assert code == 2 and "give 'further_objectives'" in err
+
+
+@pytest.mark.parametrize("family", ["ctc", "whisper"])
+def test_outputs_and_losses_that_are_no_numbers_fail_alone(family, command, tmp_path):
+    make_models(tmp_path, family)
+    for seed, name in enumerate(["legal", "medical"]):
+        write_manifest(tmp_path / f"{name}.jsonl", make_utterances(tmp_path, name, [0.5, 0.6, 0.7, 0.8], seed))
+    weights = tmp_path / "medical" / "model.safetensors"
+    huge = {name: value * 1e30 if "fc1.weight" in name or "intermediate_dense.weight" in name else value
+            for name, value in load_file(weights).items()}  # fmt: skip
+    save_file(huge, weights, {"format": "pt"})
+    code, _, err = command(*given(tmp_path, tmp_path / "out", "--no-merge"))
+    assert code == 0, err
+    trials = json.loads((tmp_path / "out" / "trials.json").read_text())
+    failed = {one["label"]: one["error"] for one in trials["trials"] if one["error"] is not None}
+    assert {"expert medical", "uniform average"} <= set(failed) and "NaN" in failed["expert medical"]
+    assert trials["trials"][trials["best"]]["label"] in ("base", "expert legal")
+    code, _, err = command(
+        "evaluate",
+        f"medical={tmp_path / 'medical'}",
+        "--set",
+        f"legal={tmp_path / 'legal.jsonl'}",
+        "--device",
+        "cpu",
+        "-o",
+        tmp_path / "e",
+    )
+    assert code == 2 and "no number (NaN)" in err

@@ -23,7 +23,7 @@ from transformers import (
 
 from asrmerge.errors import CheckpointError
 from asrmerge.recognizers.batching import batch_threads, length_buckets, map_batches
-from asrmerge.recognizers.computing import autocast, evaluating
+from asrmerge.recognizers.computing import autocast, best_tokens, evaluating
 from asrmerge.recognizers.fast_linear import fast_linear
 from asrmerge.recognizers.feature_cache import FeatureCache
 from asrmerge.recognizers.likelihoods import ctc_negative_log_likelihoods, draw_ctc_labels, frame_entropies
@@ -229,7 +229,9 @@ class CtcRecognizer:
     def _paths(self, inputs: Mapping[str, Tensor]) -> list[list[int]]:
         """The best token of every real frame, by row."""
         logits, lengths = self._logits(inputs)
-        return [row[:length] for row, length in zip(logits.argmax(-1).tolist(), lengths.tolist(), strict=True)]
+        real = torch.arange(logits.shape[1], device=logits.device) < lengths.to(logits.device)[:, None]
+        tokens = best_tokens(logits, real)
+        return [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
 
     def _long_path(self, samples: np.ndarray, batch_seconds: float) -> list[int]:
         """The best token of every frame, from windows over the features of the whole, which is normalised as one."""
