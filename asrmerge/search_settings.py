@@ -68,7 +68,8 @@ class SearchSettings(Section):
     """Merges that are tried, how they are judged, and what may be spent."""
 
     strategy: str | dict[str, Any] | None = Field(
-        default=None, description="a strategy, or its name and options; auto if not given, surface where 'trials' are"
+        default=None,
+        description="name, or name and options; nsga2 for several objectives, surface with 'trials', else auto",
     )
     methods: tuple[str, ...] | dict[str, dict[str, Any] | None] = ("task_arithmetic", "iso_c")
     groups: tuple[str, ...] = Field(default=(), description="structural groups with weights of their own")

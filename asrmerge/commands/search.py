@@ -37,9 +37,11 @@ def search(
     constraints: Annotated[
         list[str] | None, typer.Option("--constraint", help="Such as 'general.wer <= 1.02 * base'; one more.")
     ] = None,
-    candidates: Annotated[int | None, typer.Option(min=1, help="Budget: merges that are tried.")] = None,
+    candidates: Annotated[
+        int | None, typer.Option(min=1, help="Budget: merges that are tried; without races, 100 by default.")
+    ] = None,
     utterances: Annotated[
-        int | None, typer.Option(min=1, help="Budget: utterances decoded; by default ten times the validation audio.")
+        int | None, typer.Option(min=1, help="Budget: utterances decoded; of auto by default ten times the validation audio.")
     ] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget: minutes, interrupted runs included.")] = None,
     terms: Annotated[

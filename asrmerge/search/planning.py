@@ -12,7 +12,8 @@ from asrmerge.search.space_settings import make_space
 from asrmerge.search.study import Plan
 from asrmerge.search_settings import Budget, SearchSettings
 
-FULL_EVALUATIONS = 10  # what is spent unless given: as many utterances as ten candidates hear that hear everything
+FULL_EVALUATIONS = 10  # what a race spends unless given: as many utterances as ten candidates hear that hear everything
+PLAIN_CANDIDATES = 100  # what other strategies evaluate unless given, as mergekit-evolve does
 
 
 def plan_search(
@@ -49,7 +50,8 @@ def plan_search(
         experts=experts,
         known_terms=known_terms,
     )
-    chosen = choose_strategy(settings.strategy or ("auto" if settings.trials is None else "surface"))
+    usual = "nsga2" if objective.further else "auto" if settings.trials is None else "surface"
+    chosen = choose_strategy(settings.strategy or usual)
     chosen.strategy.check(space, 1 + len(objective.further), chosen.options)
     plan = Plan(
         tuple(experts), space, objective, chosen, settings.budget, seed, tuple(sorted(set(settings.curve))), settings.soup
@@ -64,5 +66,5 @@ def _budget(settings: SearchSettings, plan: Plan, utterances: int) -> Budget:
         fixed = len(fixed_candidates(plan.experts, plan.curve, methods)) + soups
         return settings.budget.model_copy(update={"candidates": fixed + settings.trials})
     if not settings.budget.is_bounded:
-        return Budget(utterances=FULL_EVALUATIONS * utterances)
+        return Budget(utterances=FULL_EVALUATIONS * utterances) if plan.races else Budget(candidates=PLAIN_CANDIDATES)
     return settings.budget

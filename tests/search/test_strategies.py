@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from spoken_world import COUNT, NAMES, SpokenWorld, search, truth
 
 from asrmerge.errors import ConfigError, SearchError
+from asrmerge.search.planning import plan_search
 from asrmerge.search.registry import choose_strategy, find_strategies
 from asrmerge.search.space_settings import make_space
-from asrmerge.search_settings import ObjectiveSettings
+from asrmerge.search_settings import Budget, ObjectiveSettings, SearchSettings
 
 PLAIN = ["random", "grid", "tpe", "cmaes", "gp", "nsga2", "surface"]
 ONE = ["task_arithmetic"]
@@ -71,9 +73,18 @@ def test_several_methods_in_one_search(name: str, tmp_path: Path) -> None:
     assert result.best.objective == min(trial.objective for trial in result.trials)
 
 
-def test_several_objectives_give_a_front(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["auto", "surface", "cmaes"])
+def test_a_strategy_for_one_objective_refuses_several(name: str, tmp_path: Path) -> None:
+    world = SpokenWorld()
+    with pytest.raises(ConfigError, match=f"{name} minimises one objective, and there are 2: take nsga2"):
+        search(world, tmp_path / "a.log", strategy=name, methods=ONE, further=(ObjectiveSettings(kind="worst"),))
+    assert not world.asked
+
+
+@pytest.mark.parametrize("name", ["nsga2", "tpe", "gp", "random", "grid"])
+def test_several_objectives_give_a_front(name: str, tmp_path: Path) -> None:
     further = (ObjectiveSettings(kind="worst"),)
-    result = search(SpokenWorld(), tmp_path / "a.log", strategy="nsga2", further=further, budget={"candidates": 30})
+    result = search(SpokenWorld(), tmp_path / "a.log", strategy=name, methods=ONE, further=further, budget={"candidates": 24})
     assert all(len(trial.judgement.further) == 1 for trial in result.trials)
     assert all(trial.judgement.further[0] >= trial.judgement.objective - 0.03 for trial in result.trials)
 
@@ -118,3 +129,19 @@ def test_a_database_keeps_the_trials(tmp_path: Path) -> None:
     assert {look for _, look in world.asked[asked:]} <= {0}
     with pytest.raises(ConfigError, match="cannot be opened"):
         search(world, "nodatabase://x/y", strategy="tpe", methods=ONE, budget={"candidates": 9})
+
+
+@pytest.mark.parametrize(
+    ("given", "strategy", "budget"),
+    [
+        ({}, "auto", Budget(utterances=10 * 400)),
+        ({"strategy": "tpe"}, "tpe", Budget(candidates=100)),
+        ({"further_objectives": ["worst"]}, "nsga2", Budget(candidates=100)),
+        ({"further_objectives": ["worst"], "budget": {"minutes": 5}}, "nsga2", Budget(minutes=5)),
+        ({"trials": 24, "curve": (), "soup": False}, "surface", Budget(candidates=29)),
+    ],
+)
+def test_what_is_not_given_follows_from_the_rest(given: dict[str, Any], strategy: str, budget: Budget) -> None:
+    settings = SearchSettings.model_validate({"methods": ONE, **given})
+    plan = plan_search(settings, experts=NAMES, targets=NAMES, utterances=400, seed=0)
+    assert (plan.strategy.strategy.name, plan.budget) == (strategy, budget)

@@ -54,6 +54,19 @@ def need_numbers(name: str, space: Space) -> None:
         raise ConfigError(f"the strategy {name} cannot pick among the values of '{chosen[0]}': fix it, or use tpe.")
 
 
+def need_one_objective(name: str, objectives: int) -> None:
+    """Refuse several objectives, of which the strategy would look at the first alone.
+
+    Raises:
+        ConfigError: there are several.
+    """
+    if objectives > 1:
+        raise ConfigError(
+            f"the strategy {name} minimises one objective, and there are {objectives}: take nsga2, tpe, gp, random or grid, or "
+            "leave 'further_objectives' out."
+        )
+
+
 def need_dimensions(name: str, space: Space) -> None:
     """Refuse a space without anything to choose.
 

@@ -18,6 +18,7 @@ from asrmerge.search.racing import expected_counts
 from asrmerge.search.result import LossRanking, Point
 from asrmerge.search.session import Key, Session
 from asrmerge.search.space import MethodSpace, Space, Values
+from asrmerge.search.strategies._optuna import need_one_objective
 from asrmerge.search.strategies._proposing import Observation, trial_seed
 from asrmerge.search.strategies.surface import propose_within
 from asrmerge.validation import Section
@@ -57,7 +58,8 @@ class Auto:
     races = True
 
     def check(self, space: Space, objectives: int, options: AutoOptions) -> None:
-        """Any space will do."""
+        """Raises ConfigError for several objectives; any space will do."""
+        need_one_objective(self.name, objectives)
 
     def run(self, session: Session, options: AutoOptions) -> None:
         """Until the budget is spent, or nothing can win any more."""

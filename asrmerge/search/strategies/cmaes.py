@@ -7,7 +7,7 @@ from pydantic import Field
 
 from asrmerge.search.session import Session
 from asrmerge.search.space import Space
-from asrmerge.search.strategies._optuna import need_dimensions, need_numbers, sample
+from asrmerge.search.strategies._optuna import need_dimensions, need_numbers, need_one_objective, sample
 from asrmerge.search.strategies._proposing import propose_until_spent
 from asrmerge.validation import Section
 
@@ -29,6 +29,7 @@ class Cmaes:
         """Raises ConfigError for several methods, for choices, or for less than two dimensions."""
         need_numbers(self.name, space)
         need_dimensions(self.name, space)
+        need_one_objective(self.name, objectives)
 
     def run(self, session: Session, options: CmaesOptions) -> None:
         """Until the budget is spent."""

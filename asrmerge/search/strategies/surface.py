@@ -9,7 +9,7 @@ from asrmerge.search import proposals
 from asrmerge.search.result import Point
 from asrmerge.search.session import Session
 from asrmerge.search.space import MethodSpace, Space, Values
-from asrmerge.search.strategies._optuna import need_dimensions
+from asrmerge.search.strategies._optuna import need_dimensions, need_one_objective
 from asrmerge.search.strategies._proposing import Observation, propose_until_spent
 from asrmerge.search.strategy import NoOptions
 
@@ -23,6 +23,7 @@ class Surface:
     def check(self, space: Space, objectives: int, options: NoOptions) -> None:
         """Raises ConfigError where there is nothing to choose."""
         need_dimensions(self.name, space)
+        need_one_objective(self.name, objectives)
 
     def run(self, session: Session, options: NoOptions) -> None:
         """Until the budget is spent."""
