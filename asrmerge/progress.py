@@ -4,14 +4,36 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 logger = logging.getLogger(__name__)
 _LOG_EVERY = 15.0  # seconds between lines of one task
+
+
+class _NotedProgress(Progress):
+    """With lines of text below the bars."""
+
+    def __init__(self, *columns: ProgressColumn, console: Console, disable: bool) -> None:
+        self.notes: dict[str, str] = {}
+        super().__init__(*columns, console=console, disable=disable)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield from (Text(note, style="dim", overflow="ellipsis", no_wrap=True) for note in list(self.notes.values()))
 
 
 class ProgressView:
@@ -20,7 +42,7 @@ class ProgressView:
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
         self._live = self._console.is_terminal
-        self._progress = Progress(
+        self._progress = _NotedProgress(
             TextColumn("[progress.description]{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -53,7 +75,19 @@ class ProgressView:
             self._logged[name] = now
             logger.info("%s: %d of %d%s", name, done, total, "" if finished else self._remaining(name, done, total, now))
         if finished:
+            self.end(name)
+
+    def end(self, name: str) -> None:
+        """Take the task away, wherever it is: it may end before its total."""
+        if name in self._tasks:
             self._progress.remove_task(self._tasks.pop(name))
+        self._progress.notes.pop(name, None)
+
+    def note(self, name: str, text: str) -> None:
+        """Keep ``text`` in sight below the bars, in place of the task's last note; the task's end takes it away."""
+        self._progress.notes[name] = text
+        if self._live:
+            self._progress.refresh()
 
     def task(self, name: str) -> Callable[[int, int], None]:
         """:meth:`update` for one task, as a callback."""

@@ -82,3 +82,22 @@ def test_a_terminal_shows_the_tasks_that_are_under_way() -> None:
         view.update("unfinished work", 3, 5)
     last = console.file.getvalue().rpartition("unfinished work")[2]  # type: ignore[attr-defined]
     assert "3/5" in last
+
+
+def test_a_note_stays_in_sight_until_its_task_ends() -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
+
+    def shown() -> str:
+        page = Console(file=io.StringIO(), width=100)
+        page.print(view._progress.get_renderable())
+        return page.file.getvalue()
+
+    with ProgressView(terminal) as view:
+        view.update("searching", 10, 100)
+        view.note("searching", "best so far: a, 20.0 %")
+        view.note("searching", "best so far: b, 19.0 % (legal 18.0)")
+        view.update("searching", 20, 100)
+        assert "20/100" in shown() and "best so far: b, 19.0 % (legal 18.0)" in shown() and ": a," not in shown()
+        view.end("searching")
+        assert "searching" not in shown() and "best so far" not in shown()
+        view.end("never begun")

@@ -168,7 +168,9 @@ def search_to_folder(
         recipe = leader.candidate.recipe(base=job.base, models=job.experts, statistics=job.statistics)
         write_text(folder / "best.yaml", recipe.to_yaml())
         rates = ", ".join(f"{name} {100 * wer:.1f}" for name, wer in leader.wer.items())
-        logger.info("best so far: %s, %.2f %% (%s; %s)", leader.candidate.label, 100 * leader.objective, rates, leader.heard)
+        said = f"best so far: {leader.candidate.label}, {100 * leader.objective:.2f} % ({rates}; {leader.heard})"
+        logger.info("%s", said)
+        view.note("searching", said)
 
     def on_spent(spent: Spent) -> None:
         if total is not None:
@@ -185,6 +187,7 @@ def search_to_folder(
         on_leader=lead,
         on_spent=on_spent,
     )
+    view.end("searching")
     result.write(folder / "trials.json")
     if result.objective.further:
         write_text(folder / "front.svg", standalone_svg(front_chart(search_history(result), FRONT_WIDTH)))
