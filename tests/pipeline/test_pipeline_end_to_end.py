@@ -160,6 +160,27 @@ def test_a_run_may_race_its_candidates(project: Project, finished: tuple[Path, s
     assert recipe.method == trials["trials"][trials["best"]]["method"]
 
 
+def test_a_run_merges_the_point_of_the_front_that_is_picked(project: Project, finished: tuple[Path, str]) -> None:
+    folder = project.folder / "runs" / "front"
+    shutil.copytree(finished[0], folder)
+    search = {"methods": ["task_arithmetic"], "further_objectives": [{"kind": "weighted", "traffic": {"legal": 1}}]}
+    search |= {"budget": {"candidates": 9}, "curve": [], "soup": False, "pick": "knee"}
+    result = asrmerge("run", project.config(folder, joint=True, search=search))
+    assert result.returncode == 0, result.stderr
+    trials = json.loads((folder / "search" / "trials.json").read_text())
+    assert trials["strategy"]["name"] == "nsga2" and len(trials["trials"]) == 9
+    recipe, picked = Recipe.read(folder / "merged" / "merge_recipe.yaml"), trials["trials"][trials["picked"]]
+    assert {one.name: one.weight for one in recipe.experts} == picked["weights"]
+    report = (folder / "report.html").read_text()
+    assert "chart front" in report and "knee" in report and (folder / "search" / "front.svg").is_file()
+    journal = (folder / "search" / "journal.log").read_bytes()
+    result = asrmerge("run", project.config(folder, joint=True, search=search | {"pick": "front-1"}))
+    assert result.returncode == 0, result.stderr
+    assert (folder / "search" / "journal.log").read_bytes() == journal  # nothing was searched again
+    trials = json.loads((folder / "search" / "trials.json").read_text())
+    assert trials["picked"] == trials["best"]
+
+
 def test_more_trials_go_on_from_the_same_search_with_the_same_experts(project: Project, finished: tuple[Path, str]) -> None:
     folder = project.folder / "runs" / "further"
     shutil.copytree(finished[0], folder)
