@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 _PATIENCE_SECONDS = 120.0  # without a worker that is alive
 _CONNECT_SECONDS = 10.0
+_LOOK_SECONDS = 10.0  # between looks at the cluster's size
+_CANDIDATES = 4  # that are evaluated beside each other
 _DEATHS = 3  # of workers at the same task, before it is held to be the reason
 _HELLO, _LOAD = -2, -1  # what a worker answers before it takes tasks
 
@@ -58,7 +60,7 @@ class RayPool:
         Args:
             job: without a folder for encoder states, which nodes could not share.
             address: of the cluster, ``host:port`` or ``auto`` for the one that this machine belongs to.
-            count: workers; as many as the cluster has room for now unless given.
+            count: workers at most; as many as the cluster has room for, also later, unless given.
             patience: seconds to wait for a cluster without any worker.
 
         Raises:
@@ -72,11 +74,12 @@ class RayPool:
         self._alive = time.monotonic()
         try:
             needs: dict[str, Any] = {"num_cpus": 1, **({"num_gpus": 1} if job.device.startswith("cuda") else {})}
+            self._resource = "GPU" if "num_gpus" in needs else "CPU"
+            self._most = min(count or _CANDIDATES * len(job.shards), _CANDIDATES * len(job.shards))
             self._actor = self._ray.remote(max_restarts=0, scheduling_strategy="SPREAD", **needs)(_RemoteScorer)
             self._job = self._ray.put(_anywhere(job))
-            room = int(self._ray.cluster_resources().get("GPU" if "num_gpus" in needs else "CPU", 0))
-            for _ in range(max(1, min(count or room, len(job.shards)))):
-                self._invite()
+            self._looked = 0.0
+            self._invite()
             nothing = _Batch((), deque())
             while not self._idle:
                 self._step(nothing)
@@ -104,10 +107,23 @@ class RayPool:
 
     def close(self) -> None:
         """End the workers, leave the cluster."""
-        for worker in {*self._idle, *(worker for worker, _ in self._pending.values())}:
+        for worker in self._workers:
             self._ray.kill(worker.actor)
         self._pending, self._idle = {}, deque()
         self._ray.shutdown()
+
+    @property
+    def _workers(self) -> list[_Worker]:
+        return [*self._idle, *(worker for worker, _ in self._pending.values())]
+
+    def _grow(self) -> None:
+        """Ask for a worker in every place of the cluster, now and then: it may have grown."""
+        if time.monotonic() - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        room = int(self._ray.cluster_resources().get(self._resource, 0))
+        for _ in range(min(room, self._most) - len(self._workers)):
+            self._invite()
 
     def _invite(self) -> None:
         """Ask for one worker more: it says where it is as soon as the cluster has room for it."""
@@ -119,12 +135,13 @@ class RayPool:
 
     def _step(self, batch: _Batch) -> None:
         """Give out what can be given out, and take one answer."""
+        self._grow()
         while self._idle and batch.waiting and not batch.failures:
             worker, number = self._idle.popleft(), batch.waiting.popleft()
             name, *arguments = batch.tasks[number]
             self._pending[worker.actor.do.remote(name, *arguments)] = (worker, number)
         answered, _ = self._ray.wait(list(self._pending), num_returns=1, timeout=1.0)
-        if any(worker.node for worker in (*self._idle, *(worker for worker, _ in self._pending.values()))):
+        if any(worker.node for worker in self._workers):
             self._alive = time.monotonic()
         elif time.monotonic() - self._alive > self._patience:
             raise SearchError(

@@ -14,6 +14,7 @@ from test_search_command import given
 from tiny_recognizers import make_models, make_utterances
 
 from asrmerge.errors import SearchError
+from asrmerge.search import ray_pool
 from asrmerge.search.candidate import fixed_candidates, scaled_sum
 from asrmerge.search.evaluator import CandidateEvaluator
 from asrmerge.search.ray_pool import RayPool
@@ -81,6 +82,23 @@ def test_transcripts_and_losses_are_those_of_this_machine(cluster, tmp_path, mon
                 found.append([str(one) for one in getattr(evaluate, name)(asked)])
     assert found[:2] == found[2:] and "give a finite number" in found[0][-1]
     assert len(set(map(str, found[1]))) > 2
+
+
+def test_a_node_that_joins_is_used(cluster, tmp_path, monkeypatch, caplog):
+    base, experts = make_models(tmp_path, "ctc")
+    audio = {"legal": make_utterances(tmp_path, "legal", [3.0] * 4, 3)}
+    monkeypatch.setattr(ray_pool, "_LOOK_SECONDS", 0.5)
+    caplog.set_level("INFO", "asrmerge")
+    with CandidateEvaluator(base, experts, audio, ray=cluster.address, workers=None) as evaluate:
+        node = cluster.add_node(num_cpus=1)
+        try:
+            for number in range(400):
+                evaluate(scaled_sum("merge", {"legal": number / 1000, "medical": 0.4}))
+                if caplog.text.count("is ready") == 2:
+                    break
+        finally:
+            cluster.remove_node(node)
+    assert caplog.text.count("is ready") == 2
 
 
 def test_a_model_that_a_node_cannot_read_is_named(cluster, tmp_path):
