@@ -13,29 +13,13 @@ import yaml
 from reference.tiny_models import fine_tuned, save, tiny_model
 from safetensors.torch import load_file
 
-from asrmerge import __version__, cli
+from asrmerge import __version__
 from asrmerge.adapters.registry import find_adapter_methods
 from asrmerge.content import content_folder
 from asrmerge.merging.registry import find_methods
 
 Outcome = tuple[int, str, str]  # exit code, standard output, standard error
 RunCommand = Callable[..., Outcome]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunCommand:
-    def run(*arguments: str | Path) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["asrmerge", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def test_the_version_is_the_packages(command: RunCommand) -> None:

@@ -15,7 +15,6 @@ import yaml
 from safetensors.torch import load_file
 from tiny_recognizers import make_models, make_utterances
 
-from asrmerge import cli
 from asrmerge.learning import merging
 from asrmerge.merging.engine import merge_to_folder
 from asrmerge.merging.recipe import Recipe
@@ -29,22 +28,6 @@ QUICK = {"steps": 4, "evaluate_every": 2, "batch_seconds": 2, "normalizer": "non
 
 Outcome = tuple[int, str, str]
 RunCommand = Callable[..., Outcome]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunCommand:
-    def run(*arguments: str | Path) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["asrmerge", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
