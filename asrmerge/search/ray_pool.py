@@ -67,7 +67,7 @@ class RayPool:
             SearchError: Ray is not installed, there is no such cluster, or it has no room.
             AsrmergeError: what a scorer raised.
         """
-        self._ray = _connect(address)
+        self._ray, self._connected = _connect(address)
         self._address, self._patience = address, patience
         self._pending: dict[Any, tuple[_Worker, int]] = {}
         self._idle: deque[_Worker] = deque()
@@ -78,7 +78,7 @@ class RayPool:
             self._most = min(count or _CANDIDATES * len(job.shards), _CANDIDATES * len(job.shards))
             self._actor = self._ray.remote(max_restarts=0, scheduling_strategy="SPREAD", **needs)(_RemoteScorer)
             self._job = self._ray.put(_anywhere(job))
-            self._looked = 0.0
+            self._looked, self._refused = 0.0, 0
             self._invite()
             nothing = _Batch((), deque())
             while not self._idle:
@@ -106,11 +106,12 @@ class RayPool:
         return [batch.results[number] for number in range(len(tasks))]
 
     def close(self) -> None:
-        """End the workers, leave the cluster."""
+        """End the workers, leave the cluster unless this process was in it before."""
         for worker in self._workers:
             self._ray.kill(worker.actor)
         self._pending, self._idle = {}, deque()
-        self._ray.shutdown()
+        if self._connected:
+            self._ray.shutdown()
 
     @property
     def _workers(self) -> list[_Worker]:
@@ -122,7 +123,7 @@ class RayPool:
             return
         self._looked = time.monotonic()
         room = int(self._ray.cluster_resources().get(self._resource, 0))
-        for _ in range(min(room, self._most) - len(self._workers)):
+        for _ in range(min(room - self._refused, self._most) - len(self._workers)):
             self._invite()
 
     def _invite(self) -> None:
@@ -165,9 +166,8 @@ class RayPool:
             return
         if number == _LOAD:
             if not done:
-                raise SearchError(
-                    f"on the node {worker.node}: {content} Every node reads models and audio itself, at the same paths."
-                )
+                self._refuse(worker, content)
+                return
             logger.info("a worker on %s is ready", worker.node)
         elif done:
             batch.results[number] = content
@@ -175,6 +175,15 @@ class RayPool:
             batch.failures[number] = content
         worker.loaded = True
         self._idle.append(worker)
+
+    def _refuse(self, worker: _Worker, error: AsrmergeError) -> None:
+        """What cannot load the models ends the search before it begins; later, it is left out."""
+        message = f"on the node {worker.node}: {error} Every node reads models and audio itself, at the same paths."
+        if not any(one.loaded for one in self._workers):
+            raise SearchError(message)
+        logger.warning("%s The search goes on without it.", message)
+        self._ray.kill(worker.actor)
+        self._refused += 1
 
     def _lose(self, worker: _Worker, number: int, batch: _Batch) -> None:
         logger.warning(
@@ -237,11 +246,14 @@ def _anywhere(job: ScoringJob) -> ScoringJob:
     )
 
 
-def _connect(address: str) -> Any:
+def _connect(address: str) -> tuple[Any, bool]:
+    """Ray, and whether it was connected here; a process that is in a cluster already stays in that one."""
     try:
         ray: Any = import_module("ray")
     except ImportError as error:
         raise SearchError("a search on a Ray cluster needs Ray: pip install 'asrmerge[ray]', on every node.") from error
+    if ray.is_initialized():
+        return ray, False
     try:
         _check_that_one_listens(address)
         ray.init(address=address, log_to_driver=False, configure_logging=False, namespace="asrmerge")
@@ -250,7 +262,7 @@ def _connect(address: str) -> Any:
             f"there is no Ray cluster at '{address}' ({_first_line(error)}): start one with 'ray start --head', and give the "
             "address that it prints, or 'auto' on one of its machines."
         ) from error
-    return ray
+    return ray, True
 
 
 def _check_that_one_listens(address: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,14 @@ def test_transcripts_and_losses_are_those_of_this_machine(cluster, tmp_path, mon
     assert len(set(map(str, found[1]))) > 2
 
 
+def until(evaluate: CandidateEvaluator, happened: Callable[[], bool]) -> None:
+    """Evaluate merges until it has, for two minutes at most."""
+    end, number = time.monotonic() + 120, 0
+    while not happened() and time.monotonic() < end:
+        evaluate(scaled_sum("merge", {"legal": number / 1000, "medical": 0.4}))
+        number += 1
+
+
 def test_a_node_that_joins_is_used(cluster, tmp_path, monkeypatch, caplog):
     base, experts = make_models(tmp_path, "ctc")
     audio = {"legal": make_utterances(tmp_path, "legal", [3.0] * 4, 3)}
@@ -92,10 +101,7 @@ def test_a_node_that_joins_is_used(cluster, tmp_path, monkeypatch, caplog):
     with CandidateEvaluator(base, experts, audio, ray=cluster.address, workers=None) as evaluate:
         node = cluster.add_node(num_cpus=1)
         try:
-            for number in range(400):
-                evaluate(scaled_sum("merge", {"legal": number / 1000, "medical": 0.4}))
-                if caplog.text.count("is ready") == 2:
-                    break
+            until(evaluate, lambda: caplog.text.count("is ready") == 2)
         finally:
             cluster.remove_node(node)
     assert caplog.text.count("is ready") == 2
@@ -105,6 +111,20 @@ def test_a_model_that_a_node_cannot_read_is_named(cluster, tmp_path):
     job = ScoringJob(str(tmp_path / "none"), {}, (), "float32", "cpu", None, 60.0, {}, None)
     with pytest.raises(SearchError, match=r"on the node [\d.]+: .*none.*Every node reads models and audio itself"):
         RayPool(job, cluster.address, 1)
+
+
+def test_a_node_that_cannot_load_later_is_left_out(cluster, tmp_path, monkeypatch, caplog):
+    base, experts = make_models(tmp_path, "ctc")
+    audio = {"legal": make_utterances(tmp_path, "legal", [3.0] * 4, 3)}
+    monkeypatch.setattr(ray_pool, "_LOOK_SECONDS", 0.5)
+    with CandidateEvaluator(base, experts, audio, ray=cluster.address, workers=None) as evaluate:
+        (tmp_path / "medical").rename(tmp_path / "moved")
+        node = cluster.add_node(num_cpus=1)
+        try:
+            until(evaluate, lambda: "goes on without it" in caplog.text)
+        finally:
+            cluster.remove_node(node)
+    assert "medical" in caplog.text and "The search goes on without it" in caplog.text
 
 
 def test_no_room_ends_after_a_while(cluster, tmp_path):
