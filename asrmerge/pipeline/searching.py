@@ -188,16 +188,19 @@ def search_to_folder(
         on_spent=on_spent,
     )
     view.end("searching")
-    result.write(folder / "trials.json")
-    if result.objective.further:
-        write_text(folder / "front.svg", standalone_svg(front_chart(search_history(result), FRONT_WIDTH)))
+    _write_result(result, folder)
     if point is not None:
         result = replace(result, picked=pick(result, point).number)
-        result.write(folder / "trials.json")
-        write_text(folder / "front.svg", standalone_svg(front_chart(search_history(result), FRONT_WIDTH)))
+        _write_result(result, folder)
     best = result.chosen.candidate.recipe(base=job.base, models=job.experts, statistics=job.statistics)
     write_text(folder / "best.yaml", best.to_yaml())
     return result
+
+
+def _write_result(result: SearchResult, folder: Path) -> None:
+    result.write(folder / "trials.json")
+    if result.objective.further:
+        write_text(folder / "front.svg", standalone_svg(front_chart(search_history(result), FRONT_WIDTH)))
 
 
 def _check_statistics(job: SearchJob, plan: Plan) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 from asrmerge.search_settings import Budget
 
+FULL_EVALUATIONS = 10  # what a race spends unless given: as many utterances as ten candidates hear that hear everything
+
 
 @dataclass(frozen=True)
 class Spent:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from asrmerge.search.budget import FULL_EVALUATIONS
 from asrmerge.search.candidate import fixed_candidates
 from asrmerge.search.objective import Objective
 from asrmerge.search.registry import choose_strategy
@@ -12,7 +13,6 @@ from asrmerge.search.space_settings import make_space
 from asrmerge.search.study import Plan
 from asrmerge.search_settings import Budget, SearchSettings
 
-FULL_EVALUATIONS = 10  # what a race spends unless given: as many utterances as ten candidates hear that hear everything
 PLAIN_CANDIDATES = 100  # what other strategies evaluate unless given, as mergekit-evolve does
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from scipy import stats
 
 from asrmerge.errors import ConfigError, SearchError
+from asrmerge.search.budget import FULL_EVALUATIONS
 from asrmerge.search.candidate import Candidate, fixed_candidates
 from asrmerge.search.loss_model import LossModel
 from asrmerge.search.objective import Judgement
@@ -117,7 +118,7 @@ class _Course:
         if given is not None and given < needed:
             raise ConfigError(
                 f"with a budget of {given} utterances no merge could hear all of the validation audio: give at least {needed}, "
-                f"or leave the budget out ({10 * plan.total} then)."
+                f"or leave the budget out ({FULL_EVALUATIONS * plan.total} then)."
             )
 
     def _look_at_curves(self) -> list[MethodSpace]:
