@@ -52,7 +52,7 @@ def test_the_result_goes_through_its_file(found: SearchResult, tmp_path: Path) -
     assert again == found and (tmp_path / "again.json").read_bytes() == (tmp_path / "trials.json").read_bytes()
 
 
-@pytest.mark.parametrize("stop", [15])
+@pytest.mark.parametrize("stop", [3, 15])
 def test_an_interrupted_course_ends_the_same(found: SearchResult, stop: int, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         search(SpokenWorld(stop=stop), tmp_path / "journal.log")
