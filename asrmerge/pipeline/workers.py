@@ -6,20 +6,19 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.managers import SyncManager
 from queue import Queue
 from typing import Any
 
 from asrmerge.errors import AsrmergeError
+from asrmerge.processes import settle_in, threads_of_children, worker_context
 from asrmerge.progress import ProgressView
 
 _STOP = None
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 Report = Callable[[int, int], None]
 
 
@@ -43,16 +42,18 @@ def run_tasks(tasks: Sequence[Task], workers: int, view: ProgressView, *, thread
     """
     if not tasks:
         return []
-    context = multiprocessing.get_context("spawn")
+    context = worker_context()
     manager = SyncManager(ctx=context)
     manager.start(_follow_parent)
     with manager:
         queue: Queue[tuple[str, int, int] | None] = manager.Queue()
         drain = threading.Thread(target=_show, args=(queue, view), daemon=True)
         drain.start()
-        pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_follow_parent)
+        pool = ProcessPoolExecutor(
+            min(workers, len(tasks)), mp_context=context, initializer=_begin, initargs=(dict(os.environ), threads)
+        )
         try:
-            with _threads_of_children(threads):
+            with threads_of_children(threads):  # of spawned ones
                 futures = [pool.submit(_call, task, queue) for task in tasks]
                 wait(futures, return_when=FIRST_EXCEPTION)
             for future, task in zip(futures, tasks, strict=True):
@@ -69,19 +70,9 @@ def run_tasks(tasks: Sequence[Task], workers: int, view: ProgressView, *, thread
             drain.join()
 
 
-@contextmanager
-def _threads_of_children(count: int) -> Iterator[None]:
-    """Libraries read their thread counts when they load: set them in the environment that children inherit."""
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(count)))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+def _begin(environment: Mapping[str, str], threads: int) -> None:
+    _follow_parent()
+    settle_in(environment, threads)
 
 
 def _follow_parent() -> None:

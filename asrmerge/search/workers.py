@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import signal
 import sys
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from asrmerge.errors import AsrmergeError, SearchError
+from asrmerge.processes import settle_in, worker_context
 from asrmerge.search.scoring import Scorer, ScoringJob
 
 Task = tuple[Any, ...]  # name of a method of the scorer, its arguments
@@ -34,13 +34,15 @@ class WorkerPool:
             AsrmergeError: what a scorer raised.
             SearchError: a process died.
         """
-        context = multiprocessing.get_context("spawn")  # a fork would share the locks of torch's threads
+        context = worker_context()
         self._processes: list[BaseProcess] = []
         self._connections: list[Connection] = []
         try:
             for _ in range(count):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(theirs, job), daemon=True, name="asrmerge search worker")
+                process = context.Process(
+                    target=_serve, args=(theirs, job, dict(os.environ)), daemon=True, name="asrmerge search worker"
+                )
                 process.start()
                 theirs.close()  # so that a dead worker's pipe ends
                 self._processes.append(process)
@@ -150,9 +152,10 @@ def _ending(code: int | None) -> str:
     return f"ended with exit code {code}" if code is not None else "stopped answering"
 
 
-def _serve(connection: Connection, job: ScoringJob) -> None:
+def _serve(connection: Connection, job: ScoringJob, environment: Mapping[str, str]) -> None:
     """A worker's life: load, then answer tasks until the pipe closes, as it does when the search is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the search's own one decides
+    settle_in(environment, threads=1)
     compute_alone()
     try:
         scorer = _answer(connection, Scorer, job)

@@ -265,13 +265,19 @@ def test_it_works_from_a_program_and_workers_do_not_outlive_it(ctc, validation, 
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout.readline() == "16\n"
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        workers = [int(pid) for pid in children.read_text().split()] if children.exists() else []
+        workers = _descendants(process.pid)
         process.kill()
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and any(_alive(pid) for pid in workers):
         time.sleep(0.1)
     assert not any(_alive(pid) for pid in workers)
+
+
+def _descendants(pid: int) -> list[int]:
+    """Children, and theirs: workers are a server's, which is the program's."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    children = [int(child) for child in listed.read_text().split()] if listed.exists() else []
+    return [one for child in children for one in (child, *_descendants(child))]
 
 
 def _alive(pid: int) -> bool:
