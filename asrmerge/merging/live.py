@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from asrmerge.checkpoints.finite import is_finite
 from asrmerge.checkpoints.names import canonical_name, tied_names
 from asrmerge.errors import CheckpointError, ConfigError, IncompatibleError
 from asrmerge.merging.block import (
@@ -112,9 +113,10 @@ class LiveMerge:
         prepared = chosen.prepare(lambda: self._blocks(chosen, values), checked) if isinstance(chosen, Preparing) else None
         if self._parts_of != (method, checked):  # so that two sets are never held
             self._parts_of, self._parts = (method, checked), {}
+        additive = chosen if isinstance(chosen, Additive) else None  # asked once: looking through a protocol takes its time
         for resident, own, block in zip(residents, values, self._blocks(chosen, values, prepared), strict=True):
             used = tuple(name for name, value in own.items() if value != 0)
-            parts = self._find_parts(chosen, checked, resident, block, used)
+            parts = None if additive is None else self._find_parts(additive, checked, resident, block, used)
             if parts is None:
                 merged = merge_block(chosen, block, checked)
             else:
@@ -139,10 +141,10 @@ class LiveMerge:
             yield with_statistics(block, needed, resident.unit, statistics, self._base_statistics) if needed else block
 
     def _find_parts(
-        self, method: Method, parameters: Parameters, resident: Resident, block: Block, used: tuple[str, ...]
+        self, method: Additive, parameters: Parameters, resident: Resident, block: Block, used: tuple[str, ...]
     ) -> Sequence[Tensor] | None:
         """An additive method's parts of these experts, None where it has none; kept until others are asked for."""
-        if not isinstance(method, Additive) or not used:
+        if not used:
             return None
         known = self._parts.get(resident.unit.name)
         if known is None or known[0] != used:
@@ -265,7 +267,7 @@ def _checked_state(expert: str, state: Mapping[str, Tensor], targets: Mapping[st
 
 
 def _check_finite(name: str, tensor: Tensor, place: str) -> None:
-    if not bool(torch.isfinite(tensor).all()):
+    if not is_finite(tensor):
         raise CheckpointError(f"{name} in {place} holds NaN or Inf: the training diverged; take an earlier checkpoint.")
 
 

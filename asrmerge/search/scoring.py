@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from asrmerge.checkpoints import Checkpoint
+from asrmerge.checkpoints.finite import is_finite
 from asrmerge.errors import AsrmergeError, ConfigError, OutputError
 from asrmerge.merging import LiveMerge
 from asrmerge.merging.statistics import ModelStatistics, load_statistics
@@ -216,7 +217,7 @@ class Scorer:
                 self._live.apply(candidate.method, candidate.weights, candidate.parameters, candidate.groups)
             except (torch.linalg.LinAlgError, ConfigError) as error:  # type: ignore[attr-defined]
                 raise CandidateError(f"'{candidate.label}' cannot be merged: {error}") from error
-            if not all(bool(torch.isfinite(parameter).all()) for parameter in self._recognizer.model.parameters()):
+            if not all(map(is_finite, self._recognizer.model.parameters())):
                 raise CandidateError(f"the merged weights of '{candidate.label}' hold NaN or Inf.")
         self._applied = key
         if self.encoder_is_shared:
