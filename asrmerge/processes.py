@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, SpawnContext
 
 import torch
@@ -27,7 +28,7 @@ def worker_context() -> ForkServerContext | SpawnContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_SLOW_TO_LOAD)
-    with threads_of_children(1):
+    with threads_of_children(1), _interrupts_blocked():
         forkserver.ensure_running()
     return context
 
@@ -45,6 +46,17 @@ def threads_of_children(count: int) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Ctrl-C reaches all processes of a terminal: what begins inside the block leaves it to this one, even while it loads."""
+    resource_tracker.ensure_running()  # its start, which would be part of the server's, lets them through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def settle_in(environment: Mapping[str, str], threads: int) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
+import time
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
@@ -41,3 +44,23 @@ def test_workers_are_spawned_where_a_fork_could_not_use_the_device(monkeypatch: 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert worker_context().get_start_method() == "spawn"
     assert ask()[1] == os.getpid()
+
+
+PROGRAM = """
+import time
+from asrmerge.processes import worker_context
+worker_context()
+print("begun", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or torch.cuda.is_available(), reason="workers are spawned here")
+def test_an_interrupt_while_the_server_loads_is_the_programs_own() -> None:
+    command = [sys.executable, "-c", PROGRAM]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as program:
+        assert program.stdout is not None and program.stdout.readline() == "begun\n"
+        time.sleep(0.5)  # the server loads for seconds
+        os.killpg(program.pid, signal.SIGINT)
+        _, messages = program.communicate(timeout=60)  # ends when the server has closed its standard error, too
+    assert messages.count("Traceback") == messages.count("KeyboardInterrupt") == 1
