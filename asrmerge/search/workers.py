@@ -25,7 +25,7 @@ _DYING_SECONDS = 5.0
 
 
 class WorkerPool:
-    """``count`` spawned processes with a scorer each; each takes the next task as soon as it has finished one."""
+    """``count`` processes with a scorer each; each takes the next task as soon as it has finished one."""
 
     def __init__(self, job: ScoringJob, count: int) -> None:
         """Start the processes and wait until all have loaded their models.
