@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, SpawnContext
 
-import torch
-
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _SLOW_TO_LOAD = ["torch", "transformers.modeling_utils", "transformers.generation", "scipy.stats", "accelerate", "optuna"]
 
@@ -24,6 +22,8 @@ def worker_context() -> ForkServerContext | SpawnContext:
     seconds, a fork milliseconds. The server has no threads and computes nothing. Where there is a CUDA device every worker is
     spawned and loads for itself, because a process that is forked from one that has looked for devices cannot use them.
     """
+    import torch  # here, because spawned workers load this module, and not all of them need torch
+
     if sys.platform != "linux" or torch.cuda.is_available():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -64,4 +64,7 @@ def settle_in(environment: Mapping[str, str], threads: int) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
-    torch.set_num_threads(threads)
+    if "torch" in sys.modules:  # loaded before, so that it has read other variables
+        import torch
+
+        torch.set_num_threads(threads)
