@@ -157,13 +157,13 @@ class Preparing(Protocol):
 
 @runtime_checkable
 class Additive(Protocol):
-    """A slow method whose weights do no more than add up: θ₀ + Σ wₜpₜ, where the parts pₜ are the same for all weights but 0.
+    """A method whose weights do no more than add up: θ₀ + Σ wₜpₜ, where the parts pₜ are the same for all weights but 0.
 
-    A search, which merges the same experts with many weights, computes the parts once.
+    A search, which merges the same experts with many weights, computes the parts once, and adds them up right in the model.
     """
 
     def parts(self, block: Block, parameters: Any) -> Sequence[Tensor] | None:
-        """pₜ of every expert of the block, float32, of its shape; None where ``merge`` is fast. Its weights do not matter."""
+        """pₜ of every expert of the block, float32, of its shape; None where ``merge`` is as good. Its weights do not matter."""
         ...
 
 

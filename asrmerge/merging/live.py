@@ -28,7 +28,7 @@ from asrmerge.merging.gradients import at_position
 from asrmerge.merging.registry import get_method
 from asrmerge.merging.statistics import ModelStatistics, with_statistics
 from asrmerge.merging.structure import Place, matches, plan_places
-from asrmerge.merging.units import LINEAR_ROLES, Unit, affine_units, plan_units, unit_shapes
+from asrmerge.merging.units import LINEAR_ROLES, Unit, affine_units, is_variance, plan_units, unit_shapes
 from asrmerge.validation import suggest, validate
 
 
@@ -118,10 +118,9 @@ class LiveMerge:
             used = tuple(name for name, value in own.items() if value != 0)
             parts = None if additive is None else self._find_parts(additive, checked, resident, block, used)
             if parts is None:
-                merged = merge_block(chosen, block, checked)
+                _write(resident.targets, resident.unit.decompose(merge_block(chosen, block, checked), resident.stored))
             else:
-                merged = add_scaled(resident.base.clone(), parts, [own[name] for name in used])
-            _write(resident.targets, resident.unit.decompose(merged, resident.stored))
+                _write_sum(resident, parts, [own[name] for name in used])
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -144,7 +143,7 @@ class LiveMerge:
         self, method: Additive, parameters: Parameters, resident: Resident, block: Block, used: tuple[str, ...]
     ) -> Sequence[Tensor] | None:
         """An additive method's parts of these experts, None where it has none; kept until others are asked for."""
-        if not used:
+        if not used or is_variance(block.name):  # a sum may be a negative variance
             return None
         known = self._parts.get(resident.unit.name)
         if known is None or known[0] != used:
@@ -274,6 +273,17 @@ def _check_finite(name: str, tensor: Tensor, place: str) -> None:
 def _config(model: nn.Module) -> dict[str, Any]:
     config = getattr(model, "config", None)
     return dict(config.to_dict()) if config is not None else {}
+
+
+def _write_sum(resident: Resident, parts: Sequence[Tensor], coefficients: Sequence[float]) -> None:
+    """Base plus parts into the model, where it can be without any copy."""
+    unit, target = resident.unit, resident.targets[0].detach()
+    if unit.weight_normed or unit.affine or target.dtype != resident.base.dtype:
+        merged = add_scaled(resident.base.clone(), parts, coefficients)
+        _write(resident.targets, unit.decompose(merged, resident.stored))
+    else:
+        torch.add(resident.base, parts[0], alpha=coefficients[0], out=target)
+        add_scaled(target, parts[1:], coefficients[1:])
 
 
 def _write(targets: Sequence[Tensor], values: Sequence[Tensor]) -> None:

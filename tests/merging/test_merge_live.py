@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny_models import fine_tuned, save, tiny_model
+from torch import nn
 
 from asrmerge.checkpoints import Checkpoint
 from asrmerge.errors import CheckpointError, ConfigError, IncompatibleError
@@ -36,7 +37,8 @@ def same_model(one, two):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
-    ("method", "parameters"), [("linear", {}), ("linear", {"normalize": False}), ("task_arithmetic", {"scale": 0.6})]
+    ("method", "parameters"),
+    [("linear", {}), ("linear", {"normalize": False}), ("task_arithmetic", {}), ("task_arithmetic", {"scale": 0.6})],
 )
 def test_same_values_as_the_engine(models, tmp_path, family, method, parameters):
     folders = {name: save(model, tmp_path / name) for name, model in models[family].items()}
@@ -123,6 +125,15 @@ def test_restore_to_the_bit(models, family, dtype):
     assert all(value.dtype == dtype for value in model.state_dict().values())
     live_merge.restore()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_sum_of_task_vectors_makes_no_negative_variance():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    base = snapshot(model)
+    expert = {**base, "1.running_var": torch.tensor([0.25, 3.0]), "0.weight": base["0.weight"] + 1}
+    LiveMerge(model, {"legal": expert}).apply("task_arithmetic", {"legal": 2.0})
+    assert model.state_dict()["1.running_var"].tolist() == [0.25, 5.0]  # 1 + 2·(0.25 − 1) < 0
+    torch.testing.assert_close(model.state_dict()["0.weight"], base["0.weight"] + 2)
 
 
 def test_tied_weights_stay_tied_and_gradients_still_work(models):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from asrmerge.merging.block import Block, add_scaled
@@ -31,6 +33,10 @@ class TaskArithmetic:
         """
         base = block.need_base(self.name)
         return add_scaled(base.clone(), block.task_vectors(), [parameters.scale * weight for weight in block.weights])
+
+    def parts(self, block: Block, parameters: ScaleParameters) -> Sequence[Tensor] | None:
+        """The task vectors where they need no scaling, which would take their memory again."""
+        return block.task_vectors() if parameters.scale == 1.0 else None
 
 
 method = TaskArithmetic()
