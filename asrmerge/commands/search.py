@@ -156,14 +156,13 @@ def search(
 
 def describe(result: SearchResult) -> str:
     """What a search found, in sentences."""
+    from asrmerge.search.findings import findings
     from asrmerge.search.front import front_of
 
     best = result.best
     assert best.counts is not None and best.objective is not None
     rates = ", ".join(f"{name} {100 * counts.wer:.1f}" for name, counts in best.counts.items())
     lines = [f"best: {best.candidate.label}: {100 * best.objective:.2f} on validation (WER {rates}; seed {result.seed})"]
-    if not best.feasible:
-        lines.append("no candidate keeps every constraint; this one is the nearest.")
     for one in result.confirmed:
         heard = "" if one.complete else ", on the audio that both heard"
         lines.append(
@@ -174,20 +173,7 @@ def describe(result: SearchResult) -> str:
             figures = ", ".join(f"{100 * value:.2f}" for value in (trial.objective or 0.0, *trial.judgement.further))  # type: ignore[union-attr]
             picked = ", picked" if trial.number == result.picked else ""
             lines.append(f"  {name}: {figures}  {trial.candidate.label}{picked}")
-    beaten = [name for name, better in result.beats.items() if not better]
-    if beaten:
-        lines.append(f"no merge that was tried beats {' or '.join(beaten)}: consider that in its place.")
-    if result.ranking is not None:
-        lines.append(
-            f"the teacher-forced loss ranked {result.ranking.candidates} merges as their word errors do with a correlation of "
-            f"{result.ranking.correlation:.2f}."
-        )
-    if result.optimism is not None:
-        lines.append(
-            f"chosen by its errors on this audio: on new audio expect about {100 * result.optimism.value:.2f} points more."
-        )
-    lines.append(f"decoded {result.spent.utterances} utterances, {len(result.trials)} candidates.")
-    return "\n".join(lines)
+    return "\n".join([*lines, *findings(result)])
 
 
 def _refuse_test_splits(places: Mapping[str, str]) -> None:

@@ -82,7 +82,7 @@ class SearchHistory:
     ``chosen`` is a trial's number, ``references`` are objectives on the same validation audio to compare with (base, uniform
     average, best expert), ``constraints`` are formulas as the user wrote them, ``failed`` counts candidates without a result.
     ``objectives`` are the names of all that is minimised; of several, ``front`` gives the numbers of the trials that no other
-    beats in all, by their names.
+    beats in all, by their names. ``findings`` are sentences that hold beside the figures.
     """
 
     trials: tuple[SearchTrial, ...]
@@ -93,6 +93,7 @@ class SearchHistory:
     objectives: tuple[str, ...] = ("macro-average WER",)
     failed: int = 0
     front: Mapping[str, int] = field(default_factory=dict)
+    findings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the search brings torch with it, which a report has no othe
 
 def search_history(result: SearchResult, chosen: int | None = None) -> SearchHistory:
     """The history of ``result``; ``chosen`` is the number of the trial that was merged, what the search chose unless given."""
+    from asrmerge.search.findings import findings
     from asrmerge.search.front import front_of
 
     objective = result.objective
@@ -29,6 +30,7 @@ def search_history(result: SearchResult, chosen: int | None = None) -> SearchHis
         objectives=tuple(one.title for one in (objective.settings, *objective.further)),
         failed=len(result.trials) - len(shown),
         front={name: trial.number for name, trial in front_of(result).items()} if objective.further else {},
+        findings=findings(result),
     )
 
 

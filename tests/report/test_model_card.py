@@ -138,6 +138,7 @@ def test_how_it_was_merged_and_how_to_do_it_again(data: ReportData, card: str) -
     assert data.recipe is not None and data.recipe.text is not None
     assert f"```yaml\n{data.recipe.text}```" in merged and all(f"{item.digest}" in merged for item in data.recipe.inputs)
     assert "| legal | runs/experts/legal | 0.46 |" in merged and "general.wer \\<= 1.10" in merged
+    assert data.search is not None and all(f"\n- {finding}\n" in merged for finding in data.search.findings)
     again = section(card, "Do it again")
     assert data.run.version in again and "run 3" in again and "```bash\nasrmerge run my-run.yaml\n```" in again
 

@@ -197,6 +197,12 @@ def test_parts_without_data_are_left_out(data: ReportData) -> None:
     assert headings == ["Word error rate by model and domain", "Where each model stands", "Every figure", "How it was made"]
 
 
+def test_what_the_search_found_stands_beside_its_charts(data: ReportData, html: str) -> None:
+    assert data.search is not None and len(data.search.findings) == 2
+    assert all(f"<li>{finding}</li>" in html for finding in data.search.findings)
+    assert "About the search" not in render_report(replace(data, search=replace(data.search, findings=())))
+
+
 def test_one_trial_and_failed_candidates_can_be_drawn(data: ReportData) -> None:
     trial = SearchTrial(0, "base", {}, {}, 0.0, feasible=False)
     html = render_report(replace(data, search=SearchHistory((trial,), failed=2), recipe=None))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from asrmerge.evaluation.counts import ErrorCounts
 from asrmerge.report import search_history
+from asrmerge.search.budget import Spent
 from asrmerge.search.candidate import Candidate, curve_point, fixed_candidates
+from asrmerge.search.findings import findings
 from asrmerge.search.objective import Objective
-from asrmerge.search.result import CurvePoint, SearchResult, judged
+from asrmerge.search.result import CurvePoint, ExpectedOptimism, LossRanking, SearchResult, judged
 
 EXPERTS = ("medical", "legal")
 
@@ -41,3 +45,27 @@ def test_references_and_curve_are_on_validation_audio() -> None:
     assert history.references == pytest.approx({"base": 0.3, "uniform": 0.21, "best expert": 0.25})
     assert [(point.scale, point.objective) for point in history.curve] == [(0.0, pytest.approx(0.3)), (1.0, pytest.approx(0.13))]
     assert curve_point(EXPERTS, 1.0).weights == history.trials[4].weights
+
+
+def test_what_holds_beside_the_figures_is_said_in_sentences() -> None:
+    found = result()
+    assert findings(found) == ()  # a tuned merge is the best, and nobody counted what was decoded
+    spent = replace(
+        found,
+        trials=found.trials[:4],
+        spent=Spent(4, 600, 300),
+        ranking=LossRanking(0.8732, 9, 300),
+        optimism=ExpectedOptimism(0.0123, 0.001, 4),
+    )
+    assert search_history(spent).findings == findings(spent)
+    assert findings(spent) == (
+        "No merge that was tried beats the base or the uniform average or the best single expert: consider that in its place.",
+        "The teacher-forced loss ranked 9 merges as their word errors do with a correlation of 0.87 (Spearman).",
+        "The best was chosen by its errors on the validation audio: on new audio expect about 1.23 points more.",
+        "For 4 candidates the search decoded 600 utterances, and computed the loss of 300.",
+    )
+    objective = Objective.parse(EXPERTS, ("general",), ["general.wer <= 0.5 * base"])
+    base = found.trials[0].counts
+    broken = tuple(judged(one.number, one.candidate, one.counts, one.error, objective, base) for one in found.trials)
+    nearest = findings(replace(found, objective=objective, trials=broken))
+    assert nearest[0] == "No candidate keeps every constraint; the best is the nearest."
