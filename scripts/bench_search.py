@@ -30,7 +30,9 @@ from asrmerge.evaluation.normalizers import normalizer
 from asrmerge.files import hash_content, write_json, write_text
 from asrmerge.pipeline.data import GENERAL, content_key, prepare_data
 from asrmerge.progress import ProgressView
-from asrmerge.report.svg import Scale, drawing, line, marker, path, text, tick_text, ticks
+from asrmerge.report.search_charts import vertical_axis
+from asrmerge.report.standalone import standalone_svg
+from asrmerge.report.svg import Scale, drawing, marker, path, text
 from asrmerge.search.blocks import ALL_AT_ONCE, GROWING, plan_audio
 from asrmerge.search.candidate import Candidate, CandidateError, scaled_sum
 from asrmerge.search.evaluator import CandidateEvaluator
@@ -226,17 +228,15 @@ def _chart(rows: Sequence[Mapping[str, Any]]) -> str:
     x = Scale(math.log10(min(used for used, _ in (*starts, *ends))), math.log10(max(used for used, _ in ends)), 60, width - 120)
     rates = [wer for _, wer in ends]
     y = Scale(min(rates) - 1, max(rates) + 6, height - 50, 20)
-    parts = []
-    for value in ticks(y.low, y.high, 6):
-        parts += [line(60, y(value), width - 120, y(value), "grid"), text(52, y(value) + 4, tick_text(value), "", "end")]
+    parts = vertical_axis(y, 60, width - 120, "macro-average test WER, %")
     for power in range(math.ceil(x.low), math.floor(x.high) + 1):
-        parts.append(text(x(power), height - 30, f"{10**power}", "", "middle"))
-    parts.append(text((60 + width - 120) / 2, height - 8, "utterances decoded", "", "middle"))
+        parts.append(text(x(power), height - 30, f"{10**power}", "tick", "middle"))
+    parts.append(text((60 + width - 120) / 2, height - 8, "utterances decoded", "tick", "middle"))
     for number, name in enumerate(dict.fromkeys(row["strategy"] for row in rows)):
         curves = [row["curve"] for row in rows if row["strategy"] == name]
         if name == "auto":
             parts += [
-                marker(x(math.log10(used)), y(100 * wer), "diamond", 9, f"s{number}", f"auto {100 * wer:.2f}")
+                marker(x(math.log10(used)), y(100 * wer), "diamond", 9, f"mark series-{number}", f"auto {100 * wer:.2f}")
                 for [(used, wer)] in curves
             ]
         else:
@@ -246,14 +246,10 @@ def _chart(rows: Sequence[Mapping[str, Any]]) -> str:
             for place, mean in zip(places, means, strict=True):
                 at = (x(math.log10(place)), y(min(mean, y.high)))
                 stair += [(at[0], stair[-1][1]), at] if stair else [at]
-            parts.append(path(stair, f"s{number}"))
+            parts.append(path(stair, f"series series-{number}"))
         last = statistics.mean(100 * curve[-1][1] for curve in curves)
-        parts.append(text(width - 112, 30 + 18 * number, f"{name} {last:.2f}", f"s{number}"))
-    colours = ["#1b6ca8", "#c0392b", "#2e8b57", "#8e44ad", "#b8860b", "#555555"]
-    rules = [f"path.s{i}{{stroke:{c};fill:none;stroke-width:1.6}} .s{i}{{fill:{c}}}" for i, c in enumerate(colours)]
-    style = f"<style>text{{font:12px sans-serif}} .grid{{stroke:#ddd}} {' '.join(rules)} path{{fill:none}}</style>"
-    chart = drawing(width, height, "Test WER over utterances decoded", parts, class_="search")
-    return str(chart).replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1).replace("><", f">{style}<", 1)
+        parts.append(text(width - 112, 30 + 18 * number, f"{name} {last:.2f}", f"note series-{number}"))
+    return standalone_svg(drawing(width, height, "Test WER over utterances decoded", parts, class_="search"))
 
 
 def _arguments() -> argparse.Namespace:
