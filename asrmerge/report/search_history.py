@@ -19,7 +19,7 @@ def search_history(result: SearchResult, chosen: int | None = None) -> SearchHis
     from asrmerge.search.front import front_of
 
     objective = result.objective
-    shown = {trial.number: found for trial in result.trials if (found := _trial(trial)) is not None}
+    shown = {trial.number: found for trial in result.trials if (found := _trial(trial, result)) is not None}
     curve = [(point.scale, shown[point.trial]) for point in result.curve if point.trial in shown]
     return SearchHistory(
         trials=tuple(shown.values()),
@@ -34,19 +34,26 @@ def search_history(result: SearchResult, chosen: int | None = None) -> SearchHis
     )
 
 
-def _trial(trial: Trial) -> SearchTrial | None:
-    if trial.counts is None or trial.objective is None:
+def _trial(trial: Trial, result: SearchResult) -> SearchTrial | None:
+    objective = _comparable(trial, result)
+    if trial.counts is None or objective is None:
         return None
     return SearchTrial(
         number=trial.number,
         label=trial.candidate.label,
         weights=_coefficients(trial.candidate),
         wer={domain: counts.wer for domain, counts in trial.counts.items()},
-        objective=trial.objective,
+        objective=objective,
         feasible=trial.feasible,
         complete=trial.complete,
         further=() if trial.judgement is None else trial.judgement.further,
     )
+
+
+def _comparable(trial: Trial, result: SearchResult) -> float | None:
+    """The objective; where only a part of the audio was heard, by what it is behind the best there."""
+    best = result.best.objective
+    return trial.objective if trial.behind is None or best is None else best + trial.behind
 
 
 def _coefficients(candidate: Candidate) -> dict[str, float]:
@@ -63,7 +70,7 @@ def _references(result: SearchResult) -> dict[str, float]:
     names = {"base": "base", "uniform": "uniform", "expert": "best expert"}
     found = {}
     for kind, name in names.items():
-        rates = [trial.objective for trial in result.trials if trial.candidate.kind == kind and trial.objective is not None]
-        if rates:
-            found[name] = min(rates)
+        rates = [_comparable(trial, result) for trial in result.trials if trial.candidate.kind == kind]
+        if known := [rate for rate in rates if rate is not None]:
+            found[name] = min(known)
     return found

@@ -1,8 +1,9 @@
-"""Whether the best is better than what it is measured with, and how much of that is owed to having been chosen."""
+"""Whether the best is better than what it is measured with, by how much, and how much of that is owed to having been chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from asrmerge.search.candidate import Candidate
 from asrmerge.search.counts import SearchCounts, terms_of
 from asrmerge.search.objective import References
 from asrmerge.search.outcome import Scores
+from asrmerge.search.racing import expected_counts
 from asrmerge.search.result import Confirmation, ExpectedOptimism, Trial
 from asrmerge.search.session import Session
 
@@ -34,6 +36,25 @@ def confirm(session: Session, best: Trial) -> tuple[Confirmation, ...]:
     finalists = sorted((trial for trial in others if trial not in shown and trial.complete), key=lambda trial: trial.rank)
     found = (_compared(session, best.candidate, trial) for trial in (*shown, *finalists[:2]))
     return tuple(one for one in found if one is not None)
+
+
+def measured_with(session: Session, best: Trial) -> tuple[Trial, ...]:
+    """The trials in order, those that have not heard all of the audio with how far they are behind ``best``, which has."""
+    if not best.complete:
+        return tuple(session.trials)
+    return tuple(
+        trial
+        if trial.complete or trial.judgement is None
+        else replace(trial, behind=round(_objective(session, trial, trial) - _objective(session, best, trial), 6))
+        for trial in session.trials
+    )
+
+
+def _objective(session: Session, trial: Trial, like: Trial) -> float:
+    """On the audio that ``like`` has heard."""
+    looks = session.looks_of(like.candidate)
+    counts = expected_counts(session.heard(trial.candidate, looks), session.totals)
+    return session.objective.value(counts, session.references(looks))
 
 
 def session_optimism(session: Session) -> ExpectedOptimism | None:

@@ -38,6 +38,8 @@ class Trial:
         heard: utterances; None where nobody counted.
         complete: whether it has heard all of the audio. Others are no candidates for the best.
         note: why it has not.
+        behind: of one that has not, its objective less that of the search's best on the audio that both have heard, a fraction:
+            a better guess than the difference of their objectives, which are of different audio.
         point: where it was proposed.
     """
 
@@ -49,6 +51,7 @@ class Trial:
     heard: int | None = None
     complete: bool = True
     note: str = ""
+    behind: float | None = None
     point: Point | None = field(default=None, compare=False)  # for the strategy alone
 
     @property
@@ -261,6 +264,7 @@ def _trial_to_json(trial: Trial) -> dict[str, Any]:
         "heard": trial.heard,
         "complete": trial.complete,
         "note": trial.note,
+        "behind": trial.behind,
         "wer": None if trial.counts is None else {name: one.wer for name, one in trial.counts.items()},
         "counts": None if trial.counts is None else {name: asdict(one) for name, one in trial.counts.items()},
     }
@@ -281,4 +285,5 @@ def _trial_from_json(content: Mapping[str, Any]) -> Trial:
         heard=content["heard"],
         complete=content["complete"],
         note=content["note"],
+        behind=content.get("behind"),
     )

@@ -191,7 +191,7 @@ class Session:
         heard = sum(self.plan.size(look) for look in range(looks))
         judgement = self.objective.judge(counts, self.references(looks))
         complete = looks == self.plan.looks
-        return Trial(number, candidate, counts, judgement, None, heard, complete, note, point)
+        return Trial(number, candidate, counts, judgement, None, heard, complete, note, point=point)
 
     def _counts(self, candidate: Candidate, looks: int) -> Counts:
         return expected_counts(self.heard(candidate, looks), self.totals)

@@ -23,7 +23,7 @@ from asrmerge.search.candidate import (
     fixed_candidates,
     soup_of,
 )
-from asrmerge.search.confirming import confirm, session_optimism
+from asrmerge.search.confirming import confirm, measured_with, session_optimism
 from asrmerge.search.history import History
 from asrmerge.search.objective import Counts, Objective
 from asrmerge.search.outcome import Asked, Hear, Outcome
@@ -163,7 +163,13 @@ def run_search(
         spent=session.spent,
         ranking=session.ranking,
     )
-    return replace(found, confirmed=confirm(session, found.best), optimism=session_optimism(session))
+    best = found.best
+    return replace(
+        found,
+        trials=measured_with(session, best),
+        confirmed=confirm(session, best),
+        optimism=session_optimism(session),
+    )
 
 
 def search_coefficients(

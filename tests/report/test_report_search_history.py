@@ -47,6 +47,15 @@ def test_references_and_curve_are_on_validation_audio() -> None:
     assert curve_point(EXPERTS, 1.0).weights == history.trials[4].weights
 
 
+def test_what_heard_a_part_of_the_audio_stands_as_far_from_the_best_as_there() -> None:
+    found = result()
+    trials = list(found.trials)
+    trials[1] = replace(trials[1], complete=False, behind=0.02)
+    history = search_history(replace(found, trials=tuple(trials)))
+    assert history.trials[1].objective == history.references["uniform"] == pytest.approx(0.13 + 0.02)
+    assert history.references["base"] == pytest.approx(0.3) and not history.trials[1].complete
+
+
 def test_what_holds_beside_the_figures_is_said_in_sentences() -> None:
     found = result()
     assert findings(found) == ()  # a tuned merge is the best, and nobody counted what was decoded

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from spoken_world import COUNT, NAMES, SpokenWorld, search, truth
+from spoken_world import COUNT, NAMES, WORDS, SpokenWorld, search, truth
 
 from asrmerge.errors import ConfigError, SearchError
+from asrmerge.search.blocks import GROWING, plan_audio
+from asrmerge.search.candidate import Candidate
 from asrmerge.search.result import SearchResult
 
 OPTIMUM = 0.12
@@ -43,6 +46,30 @@ def test_it_says_how_the_loss_ranked_and_what_the_best_was_compared_with(found: 
     assert all(compared[name].better for name in ("base", "uniform average"))
     assert found.beats == {"base": True, "uniform": True, "experts": True}
     assert found.optimism is not None and 0 <= found.optimism.value < 0.02
+
+
+def test_what_was_dropped_is_measured_with_the_best_on_what_both_have_heard(found: SearchResult) -> None:
+    world = SpokenWorld()
+    plan = plan_audio(world.audio, seed=0, fractions=GROWING)
+    hear = world.hear(plan)
+    sizes = np.cumsum([plan.size(look) for look in range(plan.looks)]).tolist()
+
+    def figure(candidate: Candidate, heard: int) -> float:
+        """All domains are of one size here, and all utterances of one length."""
+        outcomes = hear([(candidate, look) for look in range(sizes.index(heard) + 1)])
+        return sum(one.errors for outcome in outcomes for name in NAMES for one in outcome.scores[name]) / (WORDS * heard)
+
+    best = found.best
+    dropped = [trial for trial in found.trials if not trial.complete]
+    assert dropped and all(trial.behind is None for trial in found.trials if trial.complete)
+    plain, paired = [], []
+    for trial in dropped:
+        expected = figure(trial.candidate, trial.heard) - figure(best.candidate, trial.heard)
+        assert trial.behind == pytest.approx(expected, abs=1e-6)
+        truly = figure(trial.candidate, sizes[-1]) - best.objective
+        plain.append(abs(trial.objective - best.objective - truly))
+        paired.append(abs(trial.behind - truly))
+    assert np.mean(paired) < 0.8 * np.mean(plain)  # the better guess of what it would have been on all of the audio
 
 
 def test_the_result_goes_through_its_file(found: SearchResult, tmp_path: Path) -> None:

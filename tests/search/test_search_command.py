@@ -146,7 +146,7 @@ def test_a_point_of_the_front_is_picked_by_name(command, folder, tmp_path):
     code, out, err = command(*given(folder, output, "--config", config))
     assert code == 0, err
     assert f"front         {output / 'front.svg'}" in out and "front-1: " in out
-    decoded = [line for line in out.splitlines() if line.startswith("decoded ")]
+    decoded = [line for line in out.splitlines() if "the search decoded" in line]
     drawn = (output / "front.svg").read_text()
     assert "front-1" in drawn and "traffic-weighted WER, %" in drawn
     code, out, err = command(*given(folder, output, "--config", config, "--pick", "knee"))
