@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from asrmerge.errors import SearchError
@@ -141,7 +142,7 @@ class Session:
                 home[name] = self._counts(expert, looks)[name]
         return References(base=self._counts(base, looks) if self.looks_of(base) >= looks else {}, home=home)
 
-    @property
+    @cached_property
     def reference_candidates(self) -> tuple[Candidate, ...]:
         """The base and each expert alone, in the order of the experts."""
         found = {one.label: one for one in fixed_candidates(self.experts, ()) if one.kind in ("base", "expert")}
