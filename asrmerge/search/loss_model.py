@@ -1,13 +1,16 @@
 """Word errors predicted from the teacher-forced loss: it needs no decoding, and one utterance says more than its few errors do.
 
 Of each domain, the loss is that of a candidate over the base's on the same utterances, r; the word error rate follows a power of
-it, WER = exp(a)·r^g, fitted to the candidates that have been decoded. The exponent leans on a prior while there are few.
+it, WER = exp(a)·r^g, fitted to the candidates that have been decoded. The exponent leans on a prior while there are few. The loss
+does not know everything: what the power leaves is smoothed over the space of each method, so that where many merges have been
+decoded their errors count for more than the loss.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,10 +19,24 @@ from asrmerge.search.counts import SearchCounts
 from asrmerge.search.objective import Judgement, References
 from asrmerge.search.racing import expected_counts
 from asrmerge.search.session import Key, Session
+from asrmerge.search.smoothing import Smoothed
+from asrmerge.search.space import MethodSpace
 
 _EXPONENT, _CERTAINTY = 0.8, 0.1  # of the prior; as certain as one candidate whose log r lies so far (squared) from the others'
 _REFERENCE_WEIGHT = 0.3  # of the base and the experts in the fit: they lie far from the merges to be predicted
+_SPREAD = 0.3  # of what the power leaves of log WER
+_LENGTH = 0.4  # how far that reaches, as a share of the range of each number
+_NOISE = 0.7  # variance of log WER × errors heard: most of an utterance's difficulty is common to all candidates
 _WORDS = 1_000_000  # in which a predicted rate is told
+
+
+class _Seen(NamedTuple):
+    """A candidate that was decoded: logarithms of its loss ratio and of its error rate in a domain, and the errors heard."""
+
+    candidate: Candidate
+    ratio: float
+    rate: float
+    errors: int
 
 
 class LossModel:
@@ -31,6 +48,8 @@ class LossModel:
         self._sums: dict[Key, dict[str, float]] = {}
         self._base: dict[str, tuple[float, ...]] = {}
         self._fits: dict[str, tuple[float, float]] = {}
+        self._left: dict[tuple[str, str], Smoothed] = {}
+        self._references: References | None = None
 
     def measure(self, candidates: Iterable[Candidate]) -> None:
         """Compute the losses that are missing, the base's first."""
@@ -56,34 +75,76 @@ class LossModel:
         found = {domain: mine[domain] / base[domain] for domain in mine if base[domain] > 0}
         return found if all(math.isfinite(ratio) and ratio > 0 for ratio in found.values()) else None
 
-    def calibrate(self, candidates: Iterable[Candidate]) -> None:
-        """Fit the powers to candidates that have been decoded, each on as much audio as it has heard."""
+    def calibrate(self, candidates: Iterable[Candidate], leader: Candidate | None = None) -> None:
+        """Fit the powers, and what they leave, to candidates that have been decoded, each on as much audio as it has heard.
+
+        Args:
+            leader: has heard more than others; their rates are taken to its audio by its own rates on theirs and on all of its.
+        """
         session = self._session
-        rows: dict[str, list[tuple[float, float, float]]] = {}
+        seen: dict[str, list[_Seen]] = {}
         for one in {candidate.key(): candidate for candidate in candidates}.values():
             looks, ratios = session.looks_of(one), self.ratios(one)
             if not looks or ratios is None or session.error_of(one) is not None:
                 continue
-            weight = _REFERENCE_WEIGHT if one.kind in ("base", "expert") else 1.0
-            for domain, counts in expected_counts(session.heard(one, looks), session.totals).items():
+            heard = session.heard(one, looks)
+            longer = self._longer(leader, looks)
+            for domain, counts in expected_counts(heard, session.totals).items():
                 if domain in ratios and counts.words:
-                    rate = max(counts.wer, 0.5 / counts.words)
-                    rows.setdefault(domain, []).append((math.log(ratios[domain]), math.log(rate), weight))
-        self._fits = {domain: _fit(found) for domain, found in rows.items()}
+                    errors = sum(own.errors for own in heard[domain])
+                    rate = _rate(counts) * longer.get(domain, 1.0)
+                    seen.setdefault(domain, []).append(_Seen(one, math.log(ratios[domain]), math.log(rate), errors))
+        self._fits = {domain: _fit(found) for domain, found in seen.items()}
+        self._left = {
+            (space.method, domain): smoothed
+            for domain, found in seen.items()
+            for space in session.space.methods
+            if (smoothed := self._smooth(space, found, self._fits[domain])) is not None
+        }
+        base = self._rates(session.reference_candidates[0])
+        self._references = None if base is None else References(base, session.references(1).home)
 
     def predict(self, candidate: Candidate) -> Judgement | None:
-        """What its losses promise; None where it has none."""
-        counts, base = self._rates(candidate), self._rates(self._session.reference_candidates[0])
-        if counts is None or base is None:
+        """What its losses promise, with what was decoded near to it; None where it has none."""
+        counts = self._rates(candidate)
+        if counts is None or self._references is None:
             return None
-        objective, looks = self._session.objective, 1
-        return objective.judge(counts, References(base, self._session.references(looks).home))
+        return self._session.objective.judge(counts, self._references)
+
+    def _longer(self, leader: Candidate | None, looks: int) -> dict[str, float]:
+        """By domain, the leader's rate on everything that it has heard over that on so many looks."""
+        session = self._session
+        if leader is None or session.looks_of(leader) <= looks:
+            return {}
+        part, whole = (
+            expected_counts(session.heard(leader, count), session.totals) for count in (looks, session.looks_of(leader))
+        )
+        return {domain: _rate(whole[domain]) / _rate(part[domain]) for domain in whole if whole[domain].words}
+
+    def _smooth(self, space: MethodSpace, found: Sequence[_Seen], fit: tuple[float, float]) -> Smoothed | None:
+        """What the power leaves of the logarithms of the rates, over the space of a method."""
+        own = [(place, one) for one in found if (place := _place(space, one.candidate)) is not None]
+        if not own:
+            return None
+        return Smoothed.fit(
+            [place for place, _ in own],
+            [one.rate - fit[0] - fit[1] * one.ratio for _, one in own],
+            [_NOISE / max(one.errors, 1) for _, one in own],
+            spread=_SPREAD,
+            length=_LENGTH * math.sqrt(max(len(space.numeric), 1)),
+        )
 
     def _rates(self, candidate: Candidate) -> dict[str, SearchCounts] | None:
         ratios = self.ratios(candidate)
         if ratios is None or set(ratios) != set(self._fits):
             return None
-        rates = {name: math.exp(start + slope * math.log(ratios[name])) for name, (start, slope) in self._fits.items()}
+        space = next((one for one in self._session.space.methods if one.method == candidate.method), None)
+        place = None if space is None else _place(space, candidate)
+        rates = {}
+        for name, (start, slope) in self._fits.items():
+            left = self._left.get((candidate.method, name))
+            offset = 0.0 if left is None or place is None else left.at(place)
+            rates[name] = math.exp(start + slope * math.log(ratios[name]) + offset)
         return {name: SearchCounts(_WORDS, round(rate * _WORDS)) for name, rate in rates.items()}
 
     def _sum(self, domain: str, values: Sequence[float]) -> float:
@@ -95,9 +156,23 @@ def _joined(parts: Sequence[Mapping[str, tuple[float, ...]]]) -> dict[str, tuple
     return {domain: tuple(value for part in parts for value in part[domain]) for domain in parts[0]}
 
 
-def _fit(rows: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
+def _rate(counts: SearchCounts) -> float:
+    """Never zero, which has no logarithm."""
+    return max(counts.wer, 0.5 / counts.words)
+
+
+def _place(space: MethodSpace, candidate: Candidate) -> list[float] | None:
+    """Where a candidate lies in the unit cube of a method's numbers; None where it does not."""
+    values = space.values(candidate)
+    if values is None or not space.holds(values):
+        return None
+    return [one.place(values[one.name]) for one in space.numeric]
+
+
+def _fit(seen: Sequence[_Seen]) -> tuple[float, float]:
     """Intercept and slope of weighted least squares, the slope drawn towards the prior's."""
-    x, y, weight = np.array(rows).T
+    x, y = np.array([one.ratio for one in seen]), np.array([one.rate for one in seen])
+    weight = np.array([_REFERENCE_WEIGHT if one.candidate.kind in ("base", "expert") else 1.0 for one in seen])
     mean_x, mean_y = np.average(x, weights=weight), np.average(y, weights=weight)
     spread = float((weight * (x - mean_x) ** 2).sum())
     product = float((weight * (x - mean_x) * (y - mean_y)).sum())

@@ -98,8 +98,8 @@ class _Course:
         for number in range(options.refinements):
             if not finalists or not session.affords(candidates=1, utterances=session.plan.size(0)):
                 break
-            self._calibrate()
             champion = self._race.standings(finalists, session.plan.looks)[0].candidate
+            self._calibrate(champion)
             leader = self._space_of(champion) or spaces[0]
             self._design(leader, len(leader.numeric) + 4)
             wave = self._choose([leader, *spaces], options.wave)
@@ -199,9 +199,9 @@ class _Course:
         else:
             self._session.hear(candidates, 1)
 
-    def _calibrate(self) -> None:
+    def _calibrate(self, leader: Candidate | None = None) -> None:
         if self._session.losses is not None:
-            self._loss.calibrate([*self._fixed, *(one for _, one in self._points.values())])
+            self._loss.calibrate([*self._fixed, *(one for _, one in self._points.values())], leader)
 
     def _promise(self, candidate: Candidate) -> Judgement | None:
         """What is expected of it; None where it cannot be merged, or was not measured."""
