@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interrupts() -> Iterator[None]:
+    """As in a terminal: what a shell starts in the background ignores Ctrl-C, and with it the tests that press it would wait."""
+    before = (
+        signal.signal(signal.SIGINT, signal.default_int_handler) if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else None
+    )
+    yield
+    if before is not None:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
