@@ -23,12 +23,11 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="session")
 def interrupts() -> Iterator[None]:
     """As in a terminal: what a shell starts in the background ignores Ctrl-C, and with it the tests that press it would wait."""
-    before = (
-        signal.signal(signal.SIGINT, signal.default_int_handler) if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else None
-    )
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    if before is not None:
-        signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

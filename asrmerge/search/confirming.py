@@ -12,7 +12,6 @@ from asrmerge.search.candidate import Candidate
 from asrmerge.search.counts import SearchCounts, terms_of
 from asrmerge.search.objective import References
 from asrmerge.search.outcome import Scores
-from asrmerge.search.racing import expected_counts
 from asrmerge.search.result import Confirmation, ExpectedOptimism, Trial
 from asrmerge.search.session import Session
 
@@ -42,19 +41,14 @@ def measured_with(session: Session, best: Trial) -> tuple[Trial, ...]:
     """The trials in order, those that have not heard all of the audio with how far they are behind ``best``, which has."""
     if not best.complete:
         return tuple(session.trials)
-    return tuple(
-        trial
-        if trial.complete or trial.judgement is None
-        else replace(trial, behind=round(_objective(session, trial, trial) - _objective(session, best, trial), 6))
-        for trial in session.trials
-    )
-
-
-def _objective(session: Session, trial: Trial, like: Trial) -> float:
-    """On the audio that ``like`` has heard."""
-    looks = session.looks_of(like.candidate)
-    counts = expected_counts(session.heard(trial.candidate, looks), session.totals)
-    return session.objective.value(counts, session.references(looks))
+    found = []
+    for trial in session.trials:
+        if not trial.complete and trial.objective is not None:
+            looks = session.looks_of(trial.candidate)
+            there = session.objective.value(session.counts(best.candidate, looks), session.references(looks))
+            trial = replace(trial, behind=round(trial.objective - there, 6))
+        found.append(trial)
+    return tuple(found)
 
 
 def session_optimism(session: Session) -> ExpectedOptimism | None:

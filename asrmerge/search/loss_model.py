@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from asrmerge.evaluation.counts import ErrorCounts
 from asrmerge.search.candidate import Candidate
 from asrmerge.search.counts import SearchCounts
 from asrmerge.search.objective import Judgement, References
-from asrmerge.search.racing import expected_counts
 from asrmerge.search.session import Key, Session
 from asrmerge.search.smoothing import Smoothed
 from asrmerge.search.space import MethodSpace
@@ -89,7 +89,7 @@ class LossModel:
                 continue
             heard = session.heard(one, looks)
             longer = self._longer(leader, looks)
-            for domain, counts in expected_counts(heard, session.totals).items():
+            for domain, counts in session.counts(one, looks).items():
                 if domain in ratios and counts.words:
                     errors = sum(own.errors for own in heard[domain])
                     rate = _rate(counts) * longer.get(domain, 1.0)
@@ -116,9 +116,7 @@ class LossModel:
         session = self._session
         if leader is None or session.looks_of(leader) <= looks:
             return {}
-        part, whole = (
-            expected_counts(session.heard(leader, count), session.totals) for count in (looks, session.looks_of(leader))
-        )
+        part, whole = (session.counts(leader, count) for count in (looks, session.looks_of(leader)))
         return {domain: _rate(whole[domain]) / _rate(part[domain]) for domain in whole if whole[domain].words}
 
     def _smooth(self, space: MethodSpace, found: Sequence[_Seen], fit: tuple[float, float]) -> Smoothed | None:
@@ -156,17 +154,15 @@ def _joined(parts: Sequence[Mapping[str, tuple[float, ...]]]) -> dict[str, tuple
     return {domain: tuple(value for part in parts for value in part[domain]) for domain in parts[0]}
 
 
-def _rate(counts: SearchCounts) -> float:
+def _rate(counts: ErrorCounts) -> float:
     """Never zero, which has no logarithm."""
     return max(counts.wer, 0.5 / counts.words)
 
 
-def _place(space: MethodSpace, candidate: Candidate) -> list[float] | None:
+def _place(space: MethodSpace, candidate: Candidate) -> tuple[float, ...] | None:
     """Where a candidate lies in the unit cube of a method's numbers; None where it does not."""
     values = space.values(candidate)
-    if values is None or not space.holds(values):
-        return None
-    return [one.place(values[one.name]) for one in space.numeric]
+    return space.places(values) if values is not None and space.holds(values) else None
 
 
 def _fit(seen: Sequence[_Seen]) -> tuple[float, float]:

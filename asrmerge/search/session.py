@@ -119,7 +119,7 @@ class Session:
         if candidate.key() == self._leader or self._on_leader is None:
             return
         self._leader = candidate.key()
-        counts = self._counts(candidate, looks)
+        counts = self.counts(candidate, looks)
         objective = self.objective.judge(counts, self.references(looks)).objective
         heard = sum(self.plan.size(look) for look in range(looks))
         share = "all of the audio" if looks == self.plan.looks else f"on {heard} of {self.plan.total} utterances"
@@ -133,14 +133,18 @@ class Session:
         """The scores of the first looks, utterance by utterance; of a candidate that has heard them."""
         return joined(self._scores[candidate.key()][:looks])
 
+    def counts(self, candidate: Candidate, looks: int) -> Counts:
+        """Of the first looks, with the rates expected on all of the audio; of a candidate that has heard them."""
+        return expected_counts(self.heard(candidate, looks), self.totals)
+
     def references(self, looks: int) -> References:
         """The base, and each expert at home, on the first looks: as far as they have heard them."""
         base, *experts = self.reference_candidates
         home = {}
         for name, expert in zip(self.experts, experts, strict=True):
             if name in self.objective.targets and self.looks_of(expert) >= looks:
-                home[name] = self._counts(expert, looks)[name]
-        return References(base=self._counts(base, looks) if self.looks_of(base) >= looks else {}, home=home)
+                home[name] = self.counts(expert, looks)[name]
+        return References(base=self.counts(base, looks) if self.looks_of(base) >= looks else {}, home=home)
 
     @cached_property
     def reference_candidates(self) -> tuple[Candidate, ...]:
@@ -188,14 +192,11 @@ class Session:
                 raise SearchError(f"the base could not be evaluated, so what is relative to it has no limit: {error}")
             return Trial(number, candidate, None, None, error, note=note, point=point)
         looks = self.looks_of(candidate)
-        counts = self._counts(candidate, looks)
+        counts = self.counts(candidate, looks)
         heard = sum(self.plan.size(look) for look in range(looks))
         judgement = self.objective.judge(counts, self.references(looks))
         complete = looks == self.plan.looks
         return Trial(number, candidate, counts, judgement, None, heard, complete, note, point=point)
-
-    def _counts(self, candidate: Candidate, looks: int) -> Counts:
-        return expected_counts(self.heard(candidate, looks), self.totals)
 
     def _add(self, trial: Trial) -> None:
         self.trials.append(trial)

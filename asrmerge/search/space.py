@@ -144,6 +144,10 @@ class MethodSpace:
         """Whether a point lies in the space."""
         return all(one.holds(values[one.name]) for one in self.dimensions)
 
+    def places(self, values: Values) -> tuple[float, ...]:
+        """Where a point lies in the unit cube of the numbers."""
+        return tuple(one.place(values[one.name]) for one in self.numeric)
+
     def _weight(self, weights: Mapping[str, float], expert: str, group: str | None = None) -> Weight:
         name = expert if group is None else f"{expert}{IN_GROUP}{group}"
         return (weights[name], weights[f"{name}{LAST}"]) if self.depth else weights[name]

@@ -15,7 +15,6 @@ from asrmerge.search.candidate import Candidate, fixed_candidates
 from asrmerge.search.loss_model import LossModel
 from asrmerge.search.objective import Judgement
 from asrmerge.search.race import Race
-from asrmerge.search.racing import expected_counts
 from asrmerge.search.result import LossRanking, Point
 from asrmerge.search.session import Key, Session
 from asrmerge.search.space import MethodSpace, Space, Values
@@ -210,7 +209,7 @@ class _Course:
             return self._loss.predict(candidate)
         if not session.looks_of(candidate) or session.error_of(candidate) is not None:
             return None
-        counts = expected_counts(session.heard(candidate, 1), session.totals)
+        counts = session.counts(candidate, 1)
         return session.objective.judge(counts, session.references(1))
 
     def _rank(self, candidate: Candidate) -> tuple[float, float]:
@@ -233,9 +232,7 @@ class _Course:
             return None
         losses = [sum((self._loss.ratios(one) or {}).get(name, 0.0) for name in session.objective.targets) for one in heard]
         references = session.references(1)
-        errors = [
-            session.objective.judge(expected_counts(session.heard(one, 1), session.totals), references).objective for one in heard
-        ]
+        errors = [session.objective.judge(session.counts(one, 1), references).objective for one in heard]
         correlation = float(stats.spearmanr(losses, errors).statistic)
         return LossRanking(round(correlation, 4), len(heard), session.spent.losses)
 

@@ -47,7 +47,7 @@ def propose_within(space: MethodSpace, known: Sequence[Observation], seed: int) 
         cube,
         fixed=[_in_cube(space, one) for one in judged if not one.proposed],
         found=[_in_cube(space, one) for one in judged if one.proposed],
-        tried={cube.clip(_places(space, one.values)) for one in own},
+        tried={cube.clip(space.places(one.values)) for one in own},
         seed=seed,
         same=lambda places: at(places) in tried,
     )
@@ -76,11 +76,7 @@ def _is_equal(space: MethodSpace, values: Values) -> bool:
 
 def _in_cube(space: MethodSpace, one: Observation) -> proposals.Observation:
     assert one.judgement is not None
-    return proposals.Observation(_places(space, one.values), one.judgement)
-
-
-def _places(space: MethodSpace, values: Values) -> tuple[float, ...]:
-    return tuple(one.place(values[one.name]) for one in space.numeric)
+    return proposals.Observation(space.places(one.values), one.judgement)
 
 
 strategy = Surface()
