@@ -111,9 +111,9 @@ class LiveMerge:
         residents = self._residents_of(chosen)
         values = [_weights_at(one.place, names, weights, groups or {}) for one in residents]
         prepared = chosen.prepare(lambda: self._blocks(chosen, values), checked) if isinstance(chosen, Preparing) else None
-        if self._parts_of != (method, checked):  # so that two sets are never held
-            self._parts_of, self._parts = (method, checked), {}
         additive = chosen if isinstance(chosen, Additive) else None  # asked once: looking through a protocol takes its time
+        if additive is not None and self._parts_of != (method, checked):  # so that two sets are never held
+            self._parts_of, self._parts = (method, checked), {}
         for resident, own, block in zip(residents, values, self._blocks(chosen, values, prepared), strict=True):
             used = tuple(name for name, value in own.items() if value != 0)
             parts = None if additive is None else self._find_parts(additive, checked, resident, block, used)

@@ -19,7 +19,8 @@ from asrmerge.search.candidate import Candidate, CandidateError
 from asrmerge.search.outcome import Asked
 from asrmerge.search.ray_pool import RayPool
 from asrmerge.search.scoring import Scorer, ScoringJob, make_shards, one_thread
-from asrmerge.search.workers import Task, WorkerPool
+from asrmerge.search.waiting_tasks import Task
+from asrmerge.search.workers import WorkerPool
 from asrmerge.speech.manifest import Utterance
 
 Texts = Mapping[str, tuple[str, ...]]  # domain → transcripts, in the order of the plan's block
@@ -167,8 +168,8 @@ class CandidateEvaluator:
             for index in range(len(shards))
             if shards[index].look == look
         ]
-        # Candidate by candidate, so that each is merged once; of one the longest first, because what comes last decides how
-        # long the others wait.
+        # Candidate by candidate, so that one process merges each once; of one the longest first, because what comes last decides
+        # how long the others wait.
         order = sorted(tasks, key=lambda task: (task[0], -shards[task[1]].seconds, task[1]))
         found = dict(zip(order, self._pool.map([(work, asked[number][0], index) for number, index in order]), strict=True))
         return [self._collected(number, look, found) for number, (_, look) in enumerate(asked)]

@@ -14,7 +14,8 @@ from typing import Any
 
 from asrmerge.errors import AsrmergeError, SearchError
 from asrmerge.search.scoring import Scorer, ScoringJob
-from asrmerge.search.workers import Task, compute_alone, portable
+from asrmerge.search.waiting_tasks import Task, WaitingTasks
+from asrmerge.search.workers import compute_alone, portable
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +41,14 @@ class _Batch:
     """The tasks of one call, in whatever state."""
 
     tasks: Sequence[Task]
-    waiting: deque[int]
+    waiting: WaitingTasks
     results: dict[int, Any] = field(default_factory=dict)
     failures: dict[int, AsrmergeError] = field(default_factory=dict)
     deaths: Counter[int] = field(default_factory=Counter)
 
 
 class RayPool:
-    """A scorer per processor of the cluster, or per GPU; each takes the next task as soon as it has finished one.
+    """A scorer per processor of the cluster, or per GPU; each takes another task as soon as it has finished one.
 
     A worker whose node dies is replaced as soon as the cluster has room again, and its task goes to another. Every node reads
     models and audio itself, so they lie where all see them. Where no expert has changed the encoder, each worker keeps the
@@ -80,7 +81,7 @@ class RayPool:
             self._job = self._ray.put(_anywhere(job))
             self._looked, self._refused = 0.0, 0
             self._invite()
-            nothing = _Batch((), deque())
+            nothing = _Batch((), WaitingTasks(()))
             while not self._idle:
                 self._step(nothing)
         except BaseException:
@@ -88,13 +89,13 @@ class RayPool:
             raise
 
     def map(self, tasks: Sequence[Task]) -> list[Any]:
-        """The tasks' results in their order; the first are begun first.
+        """The tasks' results in their order, shared out as ``WaitingTasks`` says.
 
         Raises:
             AsrmergeError: what a task raised; of several failures, that of the earliest task.
             SearchError: no worker is left, or workers die of a task.
         """
-        batch = _Batch(tasks, deque(range(len(tasks))))
+        batch = _Batch(tasks, WaitingTasks(tasks))
         try:
             while self._is_busy() or (batch.waiting and not batch.failures):
                 self._step(batch)
@@ -138,7 +139,8 @@ class RayPool:
         """Give out what can be given out, and take one answer."""
         self._grow()
         while self._idle and batch.waiting and not batch.failures:
-            worker, number = self._idle.popleft(), batch.waiting.popleft()
+            worker = self._idle.popleft()
+            number = batch.waiting.take(worker)
             name, *arguments = batch.tasks[number]
             self._pending[worker.actor.do.remote(name, *arguments)] = (worker, number)
         answered, _ = self._ray.wait(list(self._pending), num_returns=1, timeout=1.0)
@@ -193,7 +195,7 @@ class RayPool:
         )
         # Others of a node that is gone are found when their turn comes.
         if number >= 0:
-            batch.waiting.appendleft(number)
+            batch.waiting.put_back(number)
             batch.deaths[number] += 1
             if batch.deaths[number] == _DEATHS:
                 raise SearchError(

@@ -7,7 +7,6 @@ import pickle
 import signal
 import sys
 import traceback
-from collections import deque
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -19,13 +18,13 @@ from transformers.utils.logging import disable_progress_bar
 from asrmerge.errors import AsrmergeError, SearchError
 from asrmerge.processes import settle_in, worker_context
 from asrmerge.search.scoring import Scorer, ScoringJob
+from asrmerge.search.waiting_tasks import Task, WaitingTasks
 
-Task = tuple[Any, ...]  # name of a method of the scorer, its arguments
 _DYING_SECONDS = 5.0
 
 
 class WorkerPool:
-    """``count`` processes with a scorer each; each takes the next task as soon as it has finished one."""
+    """``count`` processes with a scorer each; each takes another task as soon as it has finished one."""
 
     def __init__(self, job: ScoringJob, count: int) -> None:
         """Start the processes and wait until all have loaded their models.
@@ -53,7 +52,7 @@ class WorkerPool:
             raise
 
     def map(self, tasks: Sequence[Task]) -> list[Any]:
-        """The tasks' results in their order; the first are begun first.
+        """The tasks' results in their order, shared out as ``WaitingTasks`` says.
 
         Raises:
             AsrmergeError: what a task raised; of several failures, that of the earliest task.
@@ -93,15 +92,15 @@ class WorkerPool:
         self._processes, self._connections = [], []
 
     def _map(self, tasks: Sequence[Task]) -> list[Any]:
-        waiting = deque(enumerate(tasks))
+        waiting = WaitingTasks(tasks)
         busy: dict[int, int] = {}  # worker → task
         results: dict[int, Any] = {}
         failures: dict[int, AsrmergeError] = {}
         while busy or (waiting and not failures):
             for worker in range(len(self._connections)):
                 if worker not in busy and waiting and not failures:
-                    busy[worker], task = waiting.popleft()
-                    self._send(worker, task)
+                    busy[worker] = waiting.take(worker)
+                    self._send(worker, tasks[busy[worker]])
             for worker in self._answering(busy):
                 number = busy.pop(worker)
                 try:
