@@ -87,7 +87,7 @@ def search_models(
         storage: a journal file, or a database's URL.
         cache: file for transcripts, of these models and this audio alone; None keeps them in memory.
         key: hash of everything in ``job``.
-        on_leader: called when another candidate is the best so far, also of those that have not heard everything yet.
+        on_leader: called when another candidate is the best so far, or it has heard more, also before it has heard everything.
         on_spent: called whenever something has been decoded.
 
     Raises:

@@ -64,7 +64,7 @@ class Session:
         self.experts, self.budget, self.seed, self.losses = tuple(experts), budget, seed, losses
         self._hear, self._history, self._on_trial = hear, history, on_trial
         self._on_leader, self._on_spent = on_leader, on_spent
-        self._leader: Key | None = None
+        self._leader: tuple[Key, int] | None = None
         self.trials: list[Trial] = []
         self.ranking: LossRanking | None = None
         self._spent = Spent()
@@ -115,10 +115,10 @@ class Session:
             self._on_spent(self.spent)
 
     def lead(self, candidate: Candidate, looks: int) -> None:
-        """Say which candidate is the best so far; heard where it is another than before."""
-        if candidate.key() == self._leader or self._on_leader is None:
+        """Say which candidate is the best so far; passed on where it is another, or has heard more, than before."""
+        if (candidate.key(), looks) == self._leader or self._on_leader is None:
             return
-        self._leader = candidate.key()
+        self._leader = (candidate.key(), looks)
         counts = self.counts(candidate, looks)
         objective = self.objective.judge(counts, self.references(looks)).objective
         heard = sum(self.plan.size(look) for look in range(looks))

@@ -114,7 +114,7 @@ def run_search(
         key: hash of whatever else decides what ``hear`` returns: models, audio, normaliser, precision.
         losses: of candidates in looks, for strategies that use them.
         on_trial: called after each trial in order, first with those found in ``storage``.
-        on_leader: called when another candidate is the best so far, also of those that have not heard everything yet.
+        on_leader: called when another candidate is the best so far, or it has heard more, also before it has heard everything.
         on_spent: called whenever something has been decoded.
 
     Raises:

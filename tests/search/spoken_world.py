@@ -116,7 +116,7 @@ class SpokenWorld:
 def search(world: SpokenWorld, storage: Path, **changes: Any) -> SearchResult:
     given: dict[str, Any] = {
         "strategy": "auto", "methods": ["task_arithmetic", "iso_c"], "budget": {}, "constraints": (), "seed": 0, "losses": True,
-        "soup": False, "further": (),
+        "soup": False, "further": (), "on_leader": None,
     } | changes  # fmt: skip
     chosen = choose_strategy(given["strategy"])
     watched = [name for name in world.domains if name not in NAMES]
@@ -131,7 +131,10 @@ def search(world: SpokenWorld, storage: Path, **changes: Any) -> SearchResult:
     )
     audio = plan_audio(world.audio, seed=given["seed"], fractions=GROWING if plan.races else ALL_AT_ONCE)
     losses = world.losses(audio) if given["losses"] else None
-    return run_search(plan, world.hear(audio), audio, world.totals, storage=storage, key="world", losses=losses)
+    return run_search(
+        plan, world.hear(audio), audio, world.totals,
+        storage=storage, key="world", losses=losses, on_leader=given["on_leader"],
+    )  # fmt: skip
 
 
 def truth(candidate: Candidate) -> float:

@@ -12,6 +12,7 @@ from asrmerge.errors import ConfigError, SearchError
 from asrmerge.search.blocks import GROWING, plan_audio
 from asrmerge.search.candidate import Candidate
 from asrmerge.search.result import SearchResult
+from asrmerge.search.session import Leader
 
 OPTIMUM = 0.12
 
@@ -85,6 +86,17 @@ def test_an_interrupted_course_ends_the_same(found: SearchResult, stop: int, tmp
         search(SpokenWorld(stop=stop), tmp_path / "journal.log")
     assert search(SpokenWorld(), tmp_path / "journal.log") == found
     assert search(SpokenWorld(), tmp_path / "journal.log") == found
+
+
+@pytest.mark.parametrize("constraints", [(), ("general.wer <= 1.2 * base",)])
+def test_the_best_so_far_is_the_best_of_what_heard_everything(constraints, tmp_path: Path) -> None:
+    leaders: list[Leader] = []
+    world = SpokenWorld(domains=(*NAMES, "general"))
+    result = search(world, tmp_path / "journal.log", constraints=constraints, on_leader=leaders.append)
+    whole = [one for one in leaders if one.heard == "all of the audio"]
+    assert leaders[-1] == whole[-1] and whole[-1].candidate == result.best.candidate
+    assert "base" not in {one.candidate.kind for one in leaders}
+    assert [one.objective for one in whole] == sorted((one.objective for one in whole), reverse=True)
 
 
 def test_without_losses_the_first_block_takes_their_place(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ class _Course:
         for number in range(options.refinements):
             if not finalists or not session.affords(candidates=1, utterances=session.plan.size(0)):
                 break
-            champion = self._race.standings(finalists, session.plan.looks)[0].candidate
+            champion = finalists[0]
             self._calibrate(champion)
             leader = self._space_of(champion) or spaces[0]
             self._design(leader, len(leader.numeric) + 4)
@@ -106,7 +106,10 @@ class _Course:
                 break
             logger.debug("wave %d: %s", number + 2, ", ".join(one.label for one in wave))
             finalists += self._race.run(wave, (3, 2, 1), champion=champion, references=self._references)
-        for one in {one.key(): one for one in (*self._references, *finalists)}.values():
+            finalists = [one.candidate for one in self._race.standings(finalists, session.plan.looks)]
+            session.lead(finalists[0], session.plan.looks)
+        # The best first: until it is finished, another would be the best of the finished ones.
+        for one in {one.key(): one for one in (*finalists, *self._references)}.values():
             session.finish(one, point=self._point(one))
         session.ranking = self._ranking()
 
