@@ -71,7 +71,8 @@ class SearchSettings(Section):
         default=None,
         description="name, or name and options; nsga2 for several objectives, surface with 'trials', else auto",
     )
-    methods: tuple[str, ...] | dict[str, dict[str, Any] | None] = ("task_arithmetic", "iso_c")
+    # Of different kinds, without statistics: which one is best differs from base to base.
+    methods: tuple[str, ...] | dict[str, dict[str, Any] | None] = ("task_arithmetic", "tsv_m", "iso_c")
     groups: tuple[str, ...] = Field(default=(), description="structural groups with weights of their own")
     depth: bool = Field(default=False, description="whether every weight runs from the first layer to the last")
     maximum_coefficient: float | None = Field(default=None, gt=0, description="of every weight; the methods' own if not given")

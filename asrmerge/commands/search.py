@@ -31,7 +31,10 @@ def search(
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="YAML with the keys of 'search' in a run's configuration.")
     ] = None,
-    methods: Annotated[list[str] | None, typer.Option("--method", "-m", help="Merge method to search; one more.")] = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option("--method", "-m", help="Merge method to search; one more. By default task_arithmetic, tsv_m and iso_c."),
+    ] = None,
     strategy: Annotated[str | None, typer.Option(help="auto, surface, tpe, cmaes, gp, nsga2, random or grid.")] = None,
     objective: Annotated[str | None, typer.Option(help="macro, worst or relative (to each domain's expert).")] = None,
     constraints: Annotated[

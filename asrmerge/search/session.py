@@ -116,13 +116,13 @@ class Session:
 
     def lead(self, candidate: Candidate, looks: int) -> None:
         """Say which candidate is the best so far; passed on where it is another, or has heard more, than before."""
-        if (candidate.key(), looks) == self._leader or self._on_leader is None:
+        heard = sum(self.plan.size(look) for look in range(looks))
+        if (candidate.key(), heard) == self._leader or self._on_leader is None:
             return
-        self._leader = (candidate.key(), looks)
+        self._leader = (candidate.key(), heard)
         counts = self.counts(candidate, looks)
         objective = self.objective.judge(counts, self.references(looks)).objective
-        heard = sum(self.plan.size(look) for look in range(looks))
-        share = "all of the audio" if looks == self.plan.looks else f"on {heard} of {self.plan.total} utterances"
+        share = "all of the audio" if heard == self.plan.total else f"on {heard} of {self.plan.total} utterances"
         self._on_leader(Leader(candidate, objective, {name: found.wer for name, found in counts.items()}, share))
 
     def count_losses(self, utterances: int) -> None:

@@ -42,7 +42,7 @@ def test_it_needs_nothing_but_models_and_audio(command, folder, tmp_path):
     assert code == 0, err
     trials = json.loads((output / "trials.json").read_text())
     assert trials["strategy"]["name"] == "auto" and trials["utterances_decoded"] <= 10 * 20
-    assert {"task_arithmetic", "iso_c"} == set(trials["space"])
+    assert {"task_arithmetic", "tsv_m", "iso_c"} == set(trials["space"])
     best = trials["trials"][trials["best"]]
     recipe = Recipe.read(output / "best.yaml")
     assert recipe.method == best["method"] and {one.name: one.weight for one in recipe.experts} == best["weights"]
