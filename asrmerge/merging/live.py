@@ -54,7 +54,8 @@ class LiveMerge:
 
     The base is what ``model`` holds when this is made. Methods are the engine's own; blocks come with their task vectors, so
     linear and task arithmetic are one fused multiply-add per expert, and values equal the engine's to float32 rounding. An
-    additive method's parts are kept as long as method, parameters and experts stay the same: only the first merge is slow.
+    additive method's parts are kept until another computes its own, or parameters or experts change: only the first merge is
+    slow.
     Memory, on the model's device: (1 + number of experts) × the model in float32, and a copy of a base that is not in float32;
     with an additive method, number of experts × the matrices in float32 more.
     """
@@ -80,8 +81,9 @@ class LiveMerge:
         self._joined: list[Resident] | None = None
         self._names = tuple(sorted(experts))
         self._statistics, self._base_statistics = dict(statistics or {}), base_statistics
-        self._parts_of: tuple[str, Parameters] | None = None
-        self._parts: dict[str, tuple[tuple[str, ...], Sequence[Tensor] | None]] = {}
+        # By unit: of what they are the parts, and the parts; those that are task vectors, which take no memory, apart.
+        self._parts: dict[str, tuple[Any, Sequence[Tensor] | None]] = {}
+        self._lent: dict[str, tuple[Any, Sequence[Tensor] | None]] = {}
 
     @torch.no_grad()
     def apply(
@@ -112,8 +114,6 @@ class LiveMerge:
         values = [_weights_at(one.place, names, weights, groups or {}) for one in residents]
         prepared = chosen.prepare(lambda: self._blocks(chosen, values), checked) if isinstance(chosen, Preparing) else None
         additive = chosen if isinstance(chosen, Additive) else None  # asked once: looking through a protocol takes its time
-        if additive is not None and self._parts_of != (method, checked):  # so that two sets are never held
-            self._parts_of, self._parts = (method, checked), {}
         for resident, own, block in zip(residents, values, self._blocks(chosen, values, prepared), strict=True):
             used = tuple(name for name, value in own.items() if value != 0)
             parts = None if additive is None else self._find_parts(additive, checked, resident, block, used)
@@ -142,19 +142,19 @@ class LiveMerge:
     def _find_parts(
         self, method: Additive, parameters: Parameters, resident: Resident, block: Block, used: tuple[str, ...]
     ) -> Sequence[Tensor] | None:
-        """An additive method's parts of these experts, None where it has none; kept until others are asked for."""
+        """An additive method's parts of these experts, None where it has none; kept until another computes its own."""
         if not used or is_variance(block.name):  # a sum may be a negative variance
             return None
-        known = self._parts.get(resident.unit.name)
-        if known is None or known[0] != used:
-            self._parts.pop(resident.unit.name, None)
-            chosen = [block.expert_names.index(name) for name in used]
-            deltas = [resident.deltas[name] for name in used]
-            experts = RestoredExperts(resident.base, deltas)
-            alone = replace(block, experts=experts, weights=[1.0] * len(chosen), deltas=deltas, expert_names=used)
-            known = used, method.parts(alone, parameters)
-            self._parts[resident.unit.name] = known
-        return known[1]
+        name, key = resident.unit.name, (method, parameters, used)
+        for store in (self._lent, self._parts):
+            if name in store and store[name][0] == key:
+                return store[name][1]
+        deltas = [resident.deltas[expert] for expert in used]
+        experts = RestoredExperts(resident.base, deltas)
+        alone = replace(block, experts=experts, weights=[1.0] * len(used), deltas=deltas, expert_names=used)
+        parts = method.parts(alone, parameters)
+        (self._lent if parts is deltas else self._parts)[name] = key, parts
+        return parts
 
     def _residents_of(self, method: Method) -> list[Resident]:
         """As the method sees them; linear maps are joined when a method first asks, because that takes their memory again."""

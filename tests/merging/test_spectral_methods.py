@@ -279,6 +279,15 @@ def test_zero_task_vectors_return_the_base(method, shape, count):
     np.testing.assert_array_equal(run(method, block(base, [np.zeros(shape, np.float32)] * count)), base)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_frozen_matrix_is_not_decomposed(method, monkeypatch):
+    monkeypatch.setattr(torch.linalg, "eigh", lambda _: pytest.fail("decomposed"))
+    made = block(np.ones((5, 6), np.float32), [np.zeros((5, 6), np.float32)] * 3)
+    np.testing.assert_array_equal(run(method, made), made.base)
+    if method in (TSV_M, BOOSTED):
+        assert not any(part.any() for part in method.parts(made, method.parameters()))
+
+
 @pytest.mark.parametrize("method", [ISO_C, ISO_CTS, TSV_M])
 def test_opposite_task_vectors_cancel(method):
     task = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)

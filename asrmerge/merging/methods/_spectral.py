@@ -56,6 +56,10 @@ class TaskMatrices:
         """τₜ in the block's shape, float32."""
         return self.block.experts[index] - self.base if self.block.deltas is None else self.block.deltas[index]
 
+    def all_zero(self) -> bool:
+        """Whether no expert has changed the tensor, as where a part of the model was frozen: there is nothing to decompose."""
+        return not any(bool(self.task_vector(index).any()) for index in self.used)
+
     def total(self) -> Tensor:
         """Σ wₜτₜ [out, in]."""
         total = torch.zeros(self.shape, dtype=torch.float64, device=self.base.device)
@@ -97,6 +101,8 @@ def merge_spectrally(name: str, block: Block, parameters: SpectralParameters, co
         return base.clone()
     if not _is_matrix(block, parameters):
         return torch.add(base, tasks.average(), alpha=parameters.scale)
+    if tasks.all_zero():
+        return base.clone()
     merged = combine(tasks).reshape(base.shape)
     return torch.add(base.double(), merged, alpha=parameters.scale).float()
 
@@ -113,7 +119,10 @@ def spectral_parts(
     if base.numel() == 0 or not _is_matrix(block, parameters):
         return None
     count = len(block.weights)
-    spectra = decompose(TaskMatrices(replace(block, weights=[1.0] * count), base, tuple(range(count))))
+    tasks = TaskMatrices(replace(block, weights=[1.0] * count), base, tuple(range(count)))
+    if tasks.all_zero():
+        return list(block.task_vectors())
+    spectra = decompose(tasks)
     return [part.mul_(parameters.scale).float().reshape(base.shape) for part in _orthogonal_parts(spectra)]
 
 
