@@ -97,6 +97,7 @@ class RunConfig(Section):
     ray: str | None = Field(default=None, description="address of a Ray cluster that evaluates the search's candidates")
     device: str = Field(default="cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$")
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    batch_seconds: float = Field(default=60.0, ge=1, description="audio that goes through a model together when it transcribes")
 
     @property
     def arithmetic(self) -> Literal["float32", "bfloat16"]:

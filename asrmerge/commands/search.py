@@ -73,6 +73,7 @@ def search(
     device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     language: Annotated[str | None, typer.Option(help="What is spoken, for multilingual Whisper.")] = None,
+    batch_seconds: Annotated[float, typer.Option(min=1, help="Audio that goes through a model at once; more for a GPU.")] = 60.0,
     cache: Annotated[Path, typer.Option(help="Folder for audio of data sets.")] = Path("~/.cache/asrmerge"),
 ) -> None:
     """Search the merge with the lowest word error rate, over methods and weights. Run again to go on where it stopped."""
@@ -144,6 +145,7 @@ def search(
             precision=fast_precision(chosen) if precision == "auto" else precision,  # type: ignore[arg-type]
             device=chosen,
             language=language,
+            batch_seconds=batch_seconds,
         )
         result = search_to_folder(job, plan, folder, view, storage, point=settings.pick)
         if merge:

@@ -103,7 +103,7 @@ def run_pipeline(
         stages,
         view,
         workers=config.workers,
-        options=DecodingOptions(device=config.device, precision=config.arithmetic),
+        options=DecodingOptions(device=config.device, precision=config.arithmetic, batch_seconds=config.batch_seconds),
     )
     scorecard = build_scorecard(
         transcripts.hypotheses,
@@ -214,6 +214,7 @@ def _search(
         ray=config.ray,
         precision=config.arithmetic,
         device=config.device,
+        batch_seconds=config.batch_seconds,
     )
 
     def work() -> None:

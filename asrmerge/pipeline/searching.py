@@ -55,6 +55,8 @@ class SearchJob:
         statistics: expert, or ``base`` → folder of its statistics.
         workers: processes; None for as many as a cluster has room for.
         ray: address of a Ray cluster that evaluates the candidates.
+        batch_seconds: of audio that goes through a model together; no part of what a search is known by, so that one that ran
+            out of memory goes on with less.
     """
 
     base: str
@@ -68,6 +70,7 @@ class SearchJob:
     precision: Precision = "float32"
     device: str = "cpu"
     language: str | None = None
+    batch_seconds: float = 60.0
 
 
 def search_models(
@@ -104,6 +107,7 @@ def search_models(
         precision=job.precision,
         device=job.device,
         language=job.language,
+        batch_seconds=job.batch_seconds,
         statistics=job.statistics,
     )
     with evaluator as evaluate, HypothesisCache(cache) as known:

@@ -61,6 +61,7 @@ class CandidateEvaluator:
             workers: processes; up to one, the work is done in this process. The results are the same. None stands for one or, on
                 a cluster, for as many as it has room for.
             ray: address of a Ray cluster that does the work instead of processes of this machine.
+            batch_seconds: of audio that goes through the model together.
             statistics: expert, or ``base`` → folder of its statistics, for methods that need them.
             scratch: folder on the disk that holds encoder states; the system's temporary folder by default.
 
@@ -79,7 +80,7 @@ class CandidateEvaluator:
         self._settings: dict[str, Any] = {
             "base": str(base),
             "experts": {name: str(source) for name, source in experts.items()},
-            "shards": make_shards(plan),
+            "shards": make_shards(plan, batch_seconds),
             "precision": precision,
             "device": device,
             "language": language,

@@ -33,14 +33,14 @@ from asrmerge.speech.manifest import Utterance
 
 Audio = npt.NDArray[np.float32]
 
-SHARD_SECONDS = 120.0
+SHARD_BATCHES = 2
 BASE = "base"  # in the statistics, whose the base's are
 _BATCH_BYTES = 1 << 30  # of features that are kept for the next candidate's loss; beyond, they are computed again
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Utterances that are decoded together: a part of a domain's block, about ``SHARD_SECONDS`` of audio, of similar length."""
+    """Utterances that one worker decodes: a part of a domain's block, about ``SHARD_BATCHES`` batches of similar length."""
 
     domain: str
     look: int
@@ -52,14 +52,14 @@ class Shard:
         return sum(utterance.duration for utterance in self.utterances)
 
 
-def make_shards(plan: AudioPlan) -> tuple[Shard, ...]:
+def make_shards(plan: AudioPlan, batch_seconds: float = 60.0) -> tuple[Shard, ...]:
     """The blocks cut into shards; the same however many workers there are, so that their batches and results are too."""
     shards = []
     for domain in plan.utterances:
         for look in range(plan.looks):
             part: list[Utterance] = []
             for utterance in sorted(plan.block(domain, look), key=lambda one: (-one.duration, one.identifier)):
-                if part and sum(one.duration for one in part) + utterance.duration > SHARD_SECONDS:
+                if part and sum(one.duration for one in part) + utterance.duration > SHARD_BATCHES * batch_seconds:
                     shards.append(Shard(domain, look, tuple(part)))
                     part = []
                 part.append(utterance)

@@ -20,7 +20,6 @@ from asrmerge.evaluation.counts import ErrorCounts, count_errors
 from asrmerge.merging import merge_to_folder
 from asrmerge.recognizers import load_recognizer
 from asrmerge.search import Candidate, CandidateError, CandidateEvaluator, fixed_candidates, search_coefficients
-from asrmerge.search import scoring as scoring_module
 from asrmerge.search.blocks import ALL_AT_ONCE, plan_audio
 from asrmerge.search.scoring import Scorer, make_shards
 from asrmerge.speech.audio import read_audio
@@ -67,11 +66,11 @@ def transcribed(folder: Path, validation) -> dict[str, ErrorCounts]:
     return totals
 
 
-def test_counts_are_those_of_the_merges_on_disk_whatever_the_number_of_workers(models, validation, tmp_path, monkeypatch):
-    monkeypatch.setattr(scoring_module, "SHARD_SECONDS", 1.5)  # several shards a domain
+def test_counts_are_those_of_the_merges_on_disk_whatever_the_number_of_workers(models, validation, tmp_path):
     candidates = [*fixed_candidates(NAMES, []), MERGE]
-    found = evaluate(models, validation, candidates, normalizer="none")
-    assert found == evaluate(models, validation, candidates, normalizer="none", workers=2)
+    parts = {"normalizer": "none", "batch_seconds": 0.75}  # several shards a domain
+    found = evaluate(models, validation, candidates, **parts)
+    assert found == evaluate(models, validation, candidates, **parts, workers=2)
     assert len({tuple(counts.values()) for counts in found}) > 2
     base, experts = models
     for candidate, counts in zip(candidates, found, strict=True):
@@ -112,6 +111,7 @@ def test_shards_keep_every_utterance_once():
     )
     assert max(shard.seconds for shard in shards) <= 120
     assert shards == make_shards(plan_audio({"a": utterances[::-1], "b": utterances[:1]}, fractions=ALL_AT_ONCE))
+    assert len(make_shards(plan_audio(validation, fractions=ALL_AT_ONCE), batch_seconds=1e6)) == 2
     blocks = make_shards(plan_audio(validation, seed=3))
     assert sorted(one.identifier for shard in blocks for one in shard.utterances) == sorted(
         one.identifier for shard in shards for one in shard.utterances
@@ -119,8 +119,7 @@ def test_shards_keep_every_utterance_once():
     assert {shard.look for shard in blocks} == {0, 1, 2, 3}
 
 
-def test_looks_are_parts_of_the_whole_whatever_the_number_of_workers(models, tmp_path, monkeypatch):
-    monkeypatch.setattr(scoring_module, "SHARD_SECONDS", 2.5)
+def test_looks_are_parts_of_the_whole_whatever_the_number_of_workers(models, tmp_path):
     validation = {
         "legal": make_utterances(tmp_path, "legal", [0.3 + 0.05 * index for index in range(12)], 3),
         "medical": make_utterances(tmp_path, "medical", [0.5, 0.7, 0.6], 4),
@@ -129,7 +128,7 @@ def test_looks_are_parts_of_the_whole_whatever_the_number_of_workers(models, tmp
     asked = [(MERGE, 1), (fixed_candidates(NAMES)[0], 0), (MERGE, 0)]
     found = []
     for workers in (1, 2):
-        with CandidateEvaluator(*models, plan, workers=workers) as evaluator:
+        with CandidateEvaluator(*models, plan, workers=workers, batch_seconds=1.25) as evaluator:
             found.append(evaluator.transcribe(asked))
     assert found[0] == found[1]
     assert [[len(texts[name]) for name in validation] for texts in found[0]] == [[4, 0], [8, 3], [8, 3]]
