@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from asrmerge.errors import ConfigError
@@ -19,6 +19,12 @@ class Section(BaseModel):
     """Part of a file that a user writes: unchangeable once read; unknown keys, NaN and Inf are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_given(cls, content: Any) -> Any:
+        """A heading with nothing below it, or comments only, is ``None`` in YAML."""
+        return {} if content is None else content
 
 
 def validate(model_class: type[Model], content: Any, place: str) -> Model:

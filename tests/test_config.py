@@ -40,6 +40,14 @@ def test_defaults_are_filled_in(tmp_path: Path) -> None:
     assert config.domains["legal"].test == "c.jsonl"
 
 
+def test_an_empty_section_has_its_defaults(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    path.write_text(path.read_text() + "search:   # as it comes\nfinetune:\ngeneral:\n")
+    assert read_config(path) == read_config(write(tmp_path))
+    path.write_text(yaml.safe_dump(PLAIN | {"domains": {"legal": None}}))
+    assert "'domains.legal' is None" in refusal(path)
+
+
 def test_a_written_configuration_is_read_back_as_it_was(tmp_path: Path) -> None:
     config = read_config(write(tmp_path, general=SPEECH, search={"curve": [0.5], "constraints": ["general.wer <= 0.2"]}))
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
