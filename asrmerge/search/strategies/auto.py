@@ -89,7 +89,7 @@ class _Course:
         spaces = self._look_at_curves()
         for space in spaces:
             self._design(space, 3 * len(space.numeric) + 4)
-        wave = self._choose(spaces, options.candidates)
+        wave = self._choose(spaces, options.candidates, each=True)
         # Where the budget lets only the first go on, that must be the best of the fixed ones.
         sound = [one for one in self._fixed if session.error_of(one) is None]
         fixed = [*(one.candidate for one in self._race.standings(sound, 1)), *self._fixed]
@@ -101,7 +101,7 @@ class _Course:
             self._calibrate(champion)
             leader = self._space_of(champion) or spaces[0]
             self._design(leader, len(leader.numeric) + 4)
-            wave = self._choose([leader, *spaces], options.wave)
+            wave = self._choose(spaces, options.wave)
             if not wave:
                 break
             logger.debug("wave %d: %s", number + 2, ", ".join(one.label for one in wave))
@@ -158,15 +158,15 @@ class _Course:
             count -= len(batch)
         logger.debug("%s: %d points", space.method, len(self._points) - start)
 
-    def _choose(self, spaces: Sequence[MethodSpace], count: int) -> list[Candidate]:
-        """The most promising that were in no race yet, each method's best among them, none too near to another."""
+    def _choose(self, spaces: Sequence[MethodSpace], count: int, *, each: bool = False) -> list[Candidate]:
+        """The most promising that were in no race yet, none too near to another; with ``each``, the best of each method, too."""
         session = self._session
-        names = {one.method: number for number, one in reversed(list(enumerate(spaces)))}
+        names = [one.method for one in spaces]
         ranked = sorted(
             (one for point, one in self._points.values() if point.method in names and self._is_promising(one)),
             key=lambda one: self._rank(one),
         )
-        firsts = [next((one for one in ranked if one.method == name), None) for name in names]
+        firsts = [next((one for one in ranked if one.method == name), None) for name in names] if each else []
         chosen: list[Candidate] = []
         for one in [*(first for first in firsts if first is not None), *ranked]:
             affordable = session.affords(
