@@ -65,6 +65,7 @@ class Session:
         self._hear, self._history, self._on_trial = hear, history, on_trial
         self._on_leader, self._on_spent = on_leader, on_spent
         self._leader: tuple[Key, int] | None = None
+        self._leading: tuple[float, float] | None = None  # the rank of one that has heard everything
         self.trials: list[Trial] = []
         self.ranking: LossRanking | None = None
         self._spent = Spent()
@@ -121,9 +122,11 @@ class Session:
             return
         self._leader = (candidate.key(), heard)
         counts = self.counts(candidate, looks)
-        objective = self.objective.judge(counts, self.references(looks)).objective
-        share = "all of the audio" if heard == self.plan.total else f"on {heard} of {self.plan.total} utterances"
-        self._on_leader(Leader(candidate, objective, {name: found.wer for name, found in counts.items()}, share))
+        judgement = self.objective.judge(counts, self.references(looks))
+        whole = heard == self.plan.total
+        self._leading = judgement.rank if whole else None
+        share = "all of the audio" if whole else f"on {heard} of {self.plan.total} utterances"
+        self._on_leader(Leader(candidate, judgement.objective, {name: found.wer for name, found in counts.items()}, share))
 
     def count_losses(self, utterances: int) -> None:
         """Note that the loss of so many utterances was computed."""
@@ -201,7 +204,7 @@ class Session:
     def _add(self, trial: Trial) -> None:
         self.trials.append(trial)
         best = min(self.trials, key=lambda one: one.rank)
-        if best.complete and best.judgement is not None:
-            self.lead(best.candidate, self.plan.looks)
+        if best.complete and best.judgement is not None and (self._leading is None or best.judgement.rank < self._leading):
+            self.lead(best.candidate, self.plan.looks)  # one whose trial is not finished yet may be better
         if self._on_trial is not None:
             self._on_trial(trial)

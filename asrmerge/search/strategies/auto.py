@@ -108,8 +108,7 @@ class _Course:
             finalists += self._race.run(wave, (3, 2, 1), champion=champion, references=self._references)
             finalists = [one.candidate for one in self._race.standings(finalists, session.plan.looks)]
             session.lead(finalists[0], session.plan.looks)
-        # The best first: until it is finished, another would be the best of the finished ones.
-        for one in {one.key(): one for one in (*finalists, *self._references)}.values():
+        for one in {one.key(): one for one in (*self._references, *finalists)}.values():
             session.finish(one, point=self._point(one))
         session.ranking = self._ranking()
 
