@@ -97,6 +97,19 @@ def test_fisher_karcher_with_equal_entries_is_karcher(case, value, layout):
         close(run(FISHER_KARCHER, made, block=layout, space=space), run(KARCHER, made, block=layout, space=space), 1e-6)
 
 
+@quick
+@given(st.integers(0, 2**32), st.integers(2, 5), st.sampled_from([1.0, 1e-2, 1e-4]))
+def test_vectors_opposite_of_the_mean_do_not_pull(seed, count, closeness):
+    # Rows of one number have the directions +1 and −1: the heavier side's, times the mean norm, however closely they cancel.
+    random = np.random.default_rng(seed)
+    experts = [random.normal(size=(50, 1)).astype(np.float32) for _ in range(count)]
+    weights = random.uniform(0.5, 1, count)
+    weights[0] = weights[1:].sum() * (1 + closeness)
+    norms = np.average([np.abs(expert.astype(np.float64)) for expert in experts], axis=0, weights=weights)
+    expected = np.sign(experts[0]) * norms
+    np.testing.assert_allclose(run(KARCHER, block(None, experts, list(weights)), block="row"), expected, rtol=1e-5)
+
+
 def test_fisher_floor_and_fisher_of_zeros():
     experts = [np.float32([1, 2, 0]), np.float32([2, 1, 5])]
     fishers = [np.float32([1, 0, 0]), np.float32([3, 0, 0])]
