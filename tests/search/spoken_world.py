@@ -58,15 +58,17 @@ class SpokenWorld:
 
     domains: tuple[str, ...] = NAMES
     failing: Sequence[str] = ()
+    count: int = COUNT  # utterances of a domain
     asked: list[tuple[str, int]] = field(default_factory=list)
+    looked: set[int] = field(default_factory=set)  # blocks whose losses were asked for
     stop: int = 10**9
 
     def __post_init__(self) -> None:
         self.audio = {
-            name: [Utterance(f"{name}-{index}", Path("x"), 1 + index % 7, "a", domain=name) for index in range(COUNT)]
+            name: [Utterance(f"{name}-{index}", Path("x"), 1 + index % 7, "a", domain=name) for index in range(self.count)]
             for name in self.domains
         }
-        self.totals = {name: Totals(COUNT, COUNT * WORDS) for name in self.domains}
+        self.totals = {name: Totals(self.count, self.count * WORDS) for name in self.domains}
 
     def hear(self, plan: AudioPlan) -> Any:
         def answer(asked: Asked) -> list[Outcome]:
@@ -82,6 +84,7 @@ class SpokenWorld:
 
     def losses(self, plan: AudioPlan) -> Any:
         def answer(asked: Asked) -> list[Mapping[str, tuple[float, ...]] | None]:
+            self.looked |= {look for _, look in asked}
             return [
                 None
                 if candidate.label in self.failing

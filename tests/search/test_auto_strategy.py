@@ -100,6 +100,16 @@ def test_the_best_so_far_never_gets_worse(constraints: tuple[str, ...], seed: in
     assert result.best.feasible and (seed == 0 or any(trial.complete and not trial.feasible for trial in result.trials))
 
 
+@pytest.mark.parametrize(
+    ("count", "options", "looks"), [(COUNT, {}, {0}), (COUNT // 2, {}, {0, 1}), (COUNT, {"loss_looks": 3}, {0, 1, 2})]
+)
+def test_losses_are_computed_on_as_much_as_ranks(count: int, options: dict[str, int], looks: set[int], tmp_path: Path) -> None:
+    world = SpokenWorld(count=count)
+    found = search(world, tmp_path / "journal.log", strategy={"name": "auto", **options})
+    assert world.looked == looks
+    assert truth(found.best.candidate) < OPTIMUM + 0.02
+
+
 def test_without_losses_the_first_block_takes_their_place(tmp_path: Path) -> None:
     result = search(SpokenWorld(), tmp_path / "journal.log", losses=False, budget={"utterances": 20 * COUNT * len(NAMES)})
     assert result.ranking is None and result.spent.losses == 0

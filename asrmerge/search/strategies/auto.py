@@ -28,12 +28,19 @@ logger = logging.getLogger(__name__)
 _CURVE = (0.15, 0.3, 0.45, 0.6, 0.8, 1.0)  # of the weights' range
 _AT_ONCE = 4  # proposals that are measured together, whatever the number of workers
 _APART = 0.08  # of the range, between candidates of one wave
+_ENOUGH = 10  # utterances of a domain, for losses that rank as well as those of more
 
 
 class AutoOptions(Section):
     """What is spent on which part."""
 
-    loss_looks: int = Field(default=2, ge=1, le=4, description="blocks of audio that losses are computed on")
+    loss_looks: int | None = Field(
+        default=None,
+        ge=1,
+        le=4,
+        description="blocks of audio that losses are computed on; if not given, the first, and the second too where that has "
+        f"fewer than {_ENOUGH} utterances of a domain",
+    )
     methods: int = Field(default=3, ge=1, description="that are looked into, the best by loss with equal weights")
     candidates: int = Field(default=10, ge=2, description="merges in the first race")
     refinements: int = Field(default=2, ge=0, description="further waves around the leader")
@@ -69,7 +76,7 @@ class Auto:
 class _Course:
     def __init__(self, session: Session, options: AutoOptions) -> None:
         self._session, self._options = session, options
-        self._loss = LossModel(session, min(options.loss_looks, session.plan.looks))
+        self._loss = LossModel(session, _loss_looks(session, options))
         self._race = Race(session, level=options.level)
         self._points: dict[Key, tuple[Point, Candidate]] = {}
         self._curves: set[Key] = set()
@@ -243,6 +250,11 @@ class _Course:
         one = space.candidate(values, ", ".join([space.method, *numbers]))
         self._points.setdefault(one.key(), (Point(space.method, values), one))
         return self._points[one.key()][1]
+
+
+def _loss_looks(session: Session, options: AutoOptions) -> int:
+    enough = all(len(session.plan.block(name, 0)) >= _ENOUGH for name in session.plan.utterances)
+    return min(options.loss_looks or (1 if enough else 2), session.plan.looks)
 
 
 strategy = Auto()
