@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from asrmerge.search.result import SearchResult
+from asrmerge.search.space import IN_GROUP, LAST
 
 _TITLES = {"base": "the base", "uniform": "the uniform average", "experts": "the best single expert"}
 
 
 def findings(result: SearchResult) -> tuple[str, ...]:
-    """Broken constraints, what no merge beats, how well the loss ranked, how far figures flatter, the effort: what applies."""
+    """Of broken constraints, what no merge beats, ranges' ends, the loss's ranking, optimism and effort: what there is to say."""
     found = []
     if not result.best.feasible:
         found.append("No candidate keeps every constraint; the best is the nearest.")
     if beaten := [_TITLES[name] for name, better in result.beats.items() if not better]:
         found.append(f"No merge that was tried beats {' or '.join(beaten)}: consider that in its place.")
+    if ended := _at_their_end(result):
+        method, names = result.chosen.candidate.method, " and ".join(f"{name} {value:g}" for name, value in ended.items())
+        wider = f"methods: {{{method}: {{weights: [0, {2 * max(ended.values()):g}]}}}}"
+        found.append(f"{names}: as large as the range allows. With a wider one ({wider}) there may be a better merge.")
     if result.ranking is not None:
         found.append(
             f"The teacher-forced loss ranked {result.ranking.candidates} merges as their word errors do with a correlation of "
@@ -28,3 +33,22 @@ def findings(result: SearchResult) -> tuple[str, ...]:
         losses = f", and computed the loss of {result.spent.losses}" if result.spent.losses else ""
         found.append(f"For {len(result.trials)} candidates the search decoded {result.spent.utterances} utterances{losses}.")
     return tuple(found)
+
+
+def _at_their_end(result: SearchResult) -> dict[str, float]:
+    """The weights of the chosen merge that are the largest that the space allowed."""
+    chosen = result.chosen.candidate
+    if chosen.kind != "search" or chosen.method not in result.space:
+        return {}
+    found = {}
+    point = chosen.point(chosen.method)
+    for name, limits in result.space[chosen.method]["dimensions"].items():
+        expert, _, group = name.removesuffix(LAST).partition(IN_GROUP)
+        weights = chosen.groups[group] if group else chosen.weights if point is None else point
+        if expert not in weights:
+            continue  # a parameter of the method
+        weight = weights[expert]
+        value = weight[-1 if name.endswith(LAST) else 0] if isinstance(weight, tuple) else weight
+        if value >= max(limit for limit in limits if not isinstance(limit, str)) - 1e-4:
+            found[name] = value
+    return found

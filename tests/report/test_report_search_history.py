@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -29,6 +31,10 @@ def result() -> SearchResult:
         base = trials[0].counts if trials else None
         trials.append(judged(number, candidate, counts, None if counts else "NaN", objective, base))
     return SearchResult(EXPERTS, objective, 1, (0.0, 1.0), tuple(trials), (CurvePoint(0.0, 0), CurvePoint(1.0, 4)))
+
+
+def merge(method: str, medical: Any, legal: Any, parameters: Mapping[str, float] | None = None) -> Candidate:
+    return Candidate("x", method, {"medical": medical, "legal": legal}, parameters or {})
 
 
 def test_history_has_every_finished_trial() -> None:
@@ -78,3 +84,28 @@ def test_what_holds_beside_the_figures_is_said_in_sentences() -> None:
     broken = tuple(judged(one.number, one.candidate, one.counts, one.error, objective, base) for one in found.trials)
     nearest = findings(replace(found, objective=objective, trials=broken))
     assert nearest[0] == "No candidate keeps every constraint; the best is the nearest."
+
+
+@pytest.mark.parametrize(
+    ("candidate", "ended"),
+    [
+        (merge("iso_c", 2.0, 1.999), "medical 2"),
+        (merge("iso_c", 2.0, 2.0), "medical 2 and legal 2"),
+        (merge("ties", 1.2, 0.8, {"scale": 1.0, "density": 0.9}), "medical 1.2"),  # shares, times the scale
+        (merge("dare_ties", (0.5, 1.0), (0.2, 0.1)), "medical@last 1"),
+        (merge("dare_ties", (0.5, 0.9), (0.2, 0.1)), None),
+        (replace(merge("iso_cts", 0.5, 0.2), groups={"encoder": {"medical": 0.1, "legal": 1.5}}), "legal@encoder 1.5"),
+        (replace(merge("iso_c", 2.0, 2.0), kind="curve"), None),
+    ],
+)
+def test_weights_at_the_end_of_their_range_are_named(candidate: Candidate, ended: str | None) -> None:
+    space = {
+        "iso_c": {"dimensions": {"medical": [0.0, 2.0], "legal": [0.0, 2.0]}},
+        "ties": {"dimensions": {"medical": [0.0, 1.2], "legal": [0.0, 1.2], "density": [0.1, 0.9]}},
+        "dare_ties": {"dimensions": {name + last: [0.0, 1.0] for name in EXPERTS for last in ("", "@last")}},
+        "iso_cts": {"dimensions": {name + "@encoder": [0.1, 1.5, "log"] for name in EXPERTS}},
+    }
+    found = result()
+    best = replace(found.trials[4], candidate=candidate)
+    said = findings(replace(found, space=space, trials=(*found.trials[:4], best)))
+    assert [line.partition(":")[0] for line in said] == ([] if ended is None else [ended])
