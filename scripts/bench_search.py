@@ -258,7 +258,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--strategies", nargs="+", choices=list(STRATEGIES), default=["auto", "random", "tpe", "cmaes", "grid"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=100, help="candidates of a plain strategy, those of every search included")
-    parser.add_argument("--methods", nargs="+", default=list(SearchSettings().methods), help="those that a search has by default")
+    parser.add_argument("--methods", nargs="+", default=SearchSettings().method_names, help="those that a search has by default")
     parser.add_argument("--cmaes-method", default="task_arithmetic")
     parser.add_argument("--apply", action="store_true", help="only time how long merging a candidate takes")
     parser.add_argument("--watch", action="store_true", help="hear general speech, too, as a search with a constraint would")

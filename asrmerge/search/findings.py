@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asrmerge.search.result import SearchResult
-from asrmerge.search.space import IN_GROUP, LAST
+from asrmerge.search.space import IN_GROUP, weights_by_dimension
 
 _TITLES = {"base": "the base", "uniform": "the uniform average", "experts": "the best single expert"}
 
@@ -40,15 +40,8 @@ def _at_their_end(result: SearchResult) -> dict[str, float]:
     chosen = result.chosen.candidate
     if chosen.kind != "search" or chosen.method not in result.space:
         return {}
-    found = {}
-    point = chosen.point(chosen.method)
-    for name, limits in result.space[chosen.method]["dimensions"].items():
-        expert, _, group = name.removesuffix(LAST).partition(IN_GROUP)
-        weights = chosen.groups[group] if group else chosen.weights if point is None else point
-        if expert not in weights:
-            continue  # a parameter of the method
-        weight = weights[expert]
-        value = weight[-1 if name.endswith(LAST) else 0] if isinstance(weight, tuple) else weight
-        if value >= max(limit for limit in limits if not isinstance(limit, str)) - 1e-4:
-            found[name] = value
-    return found
+    limits = result.space[chosen.method]["dimensions"]
+    names = [name for name in limits if name.partition(IN_GROUP)[0] in chosen.weights]  # others are the method's parameters
+    weights = weights_by_dimension(chosen, chosen.method, names) or {}
+    largest = {name: max(limit for limit in limits[name] if not isinstance(limit, str)) for name in weights}
+    return {name: weight for name, weight in weights.items() if weight >= largest[name] - 1e-4}

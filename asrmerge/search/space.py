@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -154,33 +154,18 @@ class MethodSpace:
 
     def _weights_of(self, candidate: Candidate) -> dict[str, float] | None:
         """By dimension; of the same weights everywhere, those of every group and layer."""
-        whole = candidate.point(self.method) if self._has_point else None
-        if whole is None and candidate.method == self.method and candidate.model_weights() is not None:
-            whole = None if self._has_point else candidate.model_weights()
-        if whole is not None:
-            return {name: whole[self._expert(name)] for name in self._names()}
-        if candidate.method != self.method or tuple(candidate.groups) != self.groups:
+        if candidate.model_weights() is None and not self._varies_alike(candidate):
             return None
-        found: dict[str, float] = {}
-        for name in self._names():
-            bare = name.removesuffix(LAST)
-            group = bare.partition(IN_GROUP)[2]
-            weight = (candidate.groups[group] if group else candidate.weights)[self._expert(name)]
-            if isinstance(weight, tuple) != self.depth:
-                return None
-            found[name] = weight[-1 if name.endswith(LAST) else 0] if isinstance(weight, tuple) else weight
-        return found
+        return weights_by_dimension(candidate, self.method, self._names())
 
-    @property
-    def _has_point(self) -> bool:
-        method = get_method(self.method)
-        return bool(getattr(method, "weights_multiply", False)) or shares_weights(method)
+    def _varies_alike(self, candidate: Candidate) -> bool:
+        """Whether its weights differ within the model where those of this space do."""
+        parts = (candidate.weights, *candidate.groups.values())
+        alike = all(isinstance(weight, tuple) == self.depth for own in parts for weight in own.values())
+        return alike and tuple(candidate.groups) == self.groups
 
     def _names(self) -> list[str]:
         return [*self.fixed_weights, *(one.name for one in self.weights)]
-
-    def _expert(self, name: str) -> str:
-        return name.partition(IN_GROUP)[0]
 
 
 @dataclass(frozen=True)
@@ -214,6 +199,21 @@ class Space:
             }
             for one in self.methods
         }
+
+
+def weights_by_dimension(candidate: Candidate, method: str, names: Iterable[str]) -> dict[str, float] | None:
+    """What these dimensions of the experts' weights are in a candidate; None where it is no merge by the method."""
+    known, own = get_method(method), candidate.method == method
+    has_point = bool(getattr(known, "weights_multiply", False)) or shares_weights(known)
+    whole = candidate.point(method) if has_point else candidate.model_weights() if own else None
+    if whole is None and not own:
+        return None
+    found = {}
+    for name in names:
+        expert, _, group = name.removesuffix(LAST).partition(IN_GROUP)
+        weight = whole[expert] if whole is not None else (candidate.groups[group] if group else candidate.weights)[expert]
+        found[name] = weight[-1 if name.endswith(LAST) else 0] if isinstance(weight, tuple) else weight
+    return found
 
 
 def distributions(space: MethodSpace) -> dict[str, optuna.distributions.BaseDistribution]:

@@ -89,7 +89,7 @@ def karcher_mean(gram: Tensor, weights: Sequence[float], maximum_iterations: int
         phi = angle(cosine)
         # No shortest way leads from the mean to a vector opposite of it, so such a vector does not pull. Where directions cancel,
         # the coefficients are large, and so is what their rounding leaves unknown of the mean's own direction.
-        opposite = phi >= math.pi - NEGLIGIBLE * mean.abs().sum(dim=-1, keepdim=True).clamp(min=1)
+        opposite = phi >= math.pi - NEGLIGIBLE * mean.abs().sum(dim=-1, keepdim=True)
         pulls = torch.where(opposite, 0.0, shares / torch.sinc(phi / math.pi))
         step = pulls - (pulls * cosine).sum(dim=-1, keepdim=True) * mean
         distance = _length(step, cosines)
